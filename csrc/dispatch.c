@@ -1,0 +1,105 @@
+/* dispatch.c: choose the instruction set; answer questions about the registry. */
+#include <string.h>
+
+#include "cpu.h"
+#include "table.h"
+
+#ifdef __AVX__
+#error "dispatch.c runs on every CPU: build it without ISA flags"
+#endif
+
+static const struct {
+    const instep_variant *variant;
+    int level;
+} variants[] = {
+    {&instep_variant_baseline, 1},
+#ifdef INSTEP_HAVE_AVX2
+    {&instep_variant_avx2, 3},
+#endif
+#ifdef INSTEP_HAVE_AVX512
+    {&instep_variant_avx512, 4},
+#endif
+};
+
+static const instep_variant *chosen = &instep_variant_baseline;
+
+const instep_variant *instep_kernels(void)
+{
+    return chosen;
+}
+
+const char *instep_isa_available(int index)
+{
+    const int count = (int)(sizeof variants / sizeof variants[0]);
+    if (index < 0 || index >= count || variants[index].level > instep_cpu_level()) return NULL;
+    return variants[index].variant->name;
+}
+
+int instep_isa_select(const char *name)
+{
+    int found = -1;
+    const char *level;
+    for (int i = 0; (level = instep_isa_available(i)) != NULL; ++i)
+        if (name == NULL || strcmp(name, level) == 0) found = i;
+    if (found < 0) return -1;
+    chosen = variants[found].variant;
+    return 0;
+}
+
+const char *instep_isa_name(void)
+{
+    return chosen->name;
+}
+
+static const struct {
+    const char *name, *states, *family;
+} rules[] = {
+#define RULE(rule, family, count, states) {#rule, states, #family},
+#include "kernels.def"
+};
+
+static const struct {
+    const char *family, *coefficients;
+} families[] = {
+#define FAMILY(family, ...) {#family, #__VA_ARGS__},
+#include "kernels.def"
+};
+
+static const char *const losses[] = {
+#define ELEMENTWISE(loss) #loss,
+#include "kernels.def"
+#define CLASSWISE(loss) #loss,
+#include "kernels.def"
+};
+
+int instep_rule_count(void)
+{
+    return INSTEP_RULES;
+}
+
+const char *instep_rule_name(int rule)
+{
+    return rules[rule].name;
+}
+
+const char *instep_rule_states(int rule)
+{
+    return rules[rule].states;
+}
+
+const char *instep_rule_coefficients(int rule)
+{
+    size_t k = 0;
+    while (strcmp(families[k].family, rules[rule].family) != 0) ++k;
+    return families[k].coefficients;
+}
+
+int instep_loss_count(void)
+{
+    return (int)(sizeof losses / sizeof losses[0]);
+}
+
+const char *instep_loss_name(int loss)
+{
+    return losses[loss];
+}

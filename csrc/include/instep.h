@@ -1,0 +1,169 @@
+/* instep.h: the public C API of the optimizer core.
+ *
+ * Plain C11, no Python, no errno, no printing. Every function may be called
+ * from any thread; a plan may be used by one thread at a time. Pointers stay
+ * the caller's: a plan remembers addresses, it never owns or copies elements.
+ *
+ * Numbers: IEEE add, subtract, multiply, divide and square root only, so equal
+ * input gives equal bits on every thread count and instruction set. NaN flows
+ * through as in IEEE arithmetic; only the NaN's own bits may differ.
+ */
+#ifndef INSTEP_H
+#define INSTEP_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+enum { INSTEP_MAX_STATES = 3, INSTEP_MAX_COEFFICIENTS = 16, INSTEP_MAX_DIMS = 64 };
+
+/* Element types. Parameters, states and gradient outputs: the first two.
+ * Gradients, targets and weights: any float. Labels: any integer. */
+typedef enum {
+    INSTEP_FLOAT32,
+    INSTEP_FLOAT64,
+    INSTEP_FLOAT16,
+    INSTEP_BFLOAT16,
+    INSTEP_LONGDOUBLE,
+    INSTEP_INT8,
+    INSTEP_INT16,
+    INSTEP_INT32,
+    INSTEP_INT64,
+    INSTEP_UINT8,
+    INSTEP_UINT16,
+    INSTEP_UINT32,
+    INSTEP_UINT64,
+    INSTEP_DTYPES
+} instep_dtype;
+
+/* An array as its owner describes it: `ndim` lengths and byte strides, strides
+ * of any sign (0 for broadcast input), `data` the address of element [0, ...].
+ * Need not be aligned. `shape` and `strides` are read during the call only. */
+typedef struct {
+    char *data;
+    const intptr_t *shape;
+    const intptr_t *strides;
+    int ndim;
+    instep_dtype dtype;
+} instep_array;
+
+/* ---- instruction set ------------------------------------------------------ */
+
+/* Choose the kernels: `name` is one of the available levels, NULL the best one.
+ * Returns 0, or -1 (nothing changed) when `name` is unknown or unsupported.
+ * Call it before anything else, and not while another thread computes. */
+int instep_isa_select(const char *name);
+const char *instep_isa_name(void);
+/* The `index`-th level that this build has and this CPU runs, slowest first; NULL past the end. */
+const char *instep_isa_available(int index);
+
+/* ---- the registry of kernels.def ------------------------------------------ */
+
+/* Number of update rules; names and comma-separated lists of state and coefficient names. */
+int instep_rule_count(void);
+const char *instep_rule_name(int rule);
+const char *instep_rule_states(int rule);
+const char *instep_rule_coefficients(int rule);
+int instep_loss_count(void);
+const char *instep_loss_name(int loss);
+
+/* ---- threads --------------------------------------------------------------- */
+
+/* Call work(context, block) once for each block in [0, blocks), on the caller and up to
+ * `threads` - 1 workers. Returns when all are done. Which thread takes a block is not
+ * defined. A call from within `work`, or while another thread's call runs, is done by the
+ * caller alone. After fork() the child starts with a fresh pool. Allocates only when more
+ * threads are asked for than ever before. */
+typedef void (*instep_work)(void *context, size_t block);
+void instep_parallel(size_t blocks, int threads, instep_work work, void *context);
+
+/* ---- the step -------------------------------------------------------------- */
+
+/* A plan holds the leaves (parameter arrays with their states) of one optimizer. */
+typedef struct instep_plan instep_plan;
+
+/* NULL when out of memory. */
+instep_plan *instep_plan_create(int leaves);
+void instep_plan_destroy(instep_plan *plan);
+
+/* Describe leaf `leaf`: a writable float32 or float64 array whose elements do not overlap each
+ * other or any other array of the plan. Set every leaf once. Returns 0, or -1: out of memory. */
+int instep_plan_set_parameter(instep_plan *plan, int leaf, const instep_array *parameter);
+
+/* Choose leaf's update rule. `states` are as many arrays as the rule names, of the parameter's
+ * shape and dtype; they are used where they lie if dense in the parameter's memory order. */
+void instep_plan_set_rule(instep_plan *plan, int leaf, int rule, const instep_array *states);
+
+/* Cut the work into blocks and note which bytes the plan writes: once all parameters are set, and
+ * again after instep_plan_set_rule. Returns 0, or -1: out of memory. */
+int instep_plan_finish(instep_plan *plan);
+
+/* The row of coefficients that the leaf reads in instep_plan_step. */
+void instep_plan_set_row(instep_plan *plan, int leaf, int row);
+
+/* Bind this step's gradient (any float dtype, the parameter's shape, read only); NULL: the leaf
+ * takes no part. Returns 0; 1 when the shape differs; 2 when the gradient's byte range meets
+ * that of a parameter or state and `trusted` is 0. Leaf then takes no part. */
+int instep_plan_set_gradient(instep_plan *plan, int leaf, const instep_array *gradient,
+                             int trusted);
+
+/* Sum over all bound gradients of (scale * g)^2, in float64. Overflows only where the true sum
+ * does; a NaN or infinite element makes it NaN or infinite. The shape of the sum depends on the
+ * sizes of the leaves alone. */
+double instep_plan_sum_squares(instep_plan *plan, double scale, int threads);
+
+/* Update every leaf with a bound gradient. `rows` holds INSTEP_MAX_COEFFICIENTS values per row,
+ * in the order of instep_rule_coefficients. Writes parameters and states, nothing else;
+ * allocates nothing. */
+void instep_plan_step(instep_plan *plan, const double *rows, int threads);
+
+/* Allocations made by the core so far: equal before and after a step shows it made none. */
+size_t instep_allocations(void);
+
+/* base ** exponent for exponent >= 0, carried in double-double arithmetic: the same bits on
+ * every platform (pow() of the C library is not), error below 1 ulp for exponent < 2^40. */
+double instep_power(double base, int64_t exponent);
+
+/* ---- losses ---------------------------------------------------------------- */
+
+/* One call of an elementwise loss. All arrays have pred's shape; `weight` and `values` may be
+ * NULL. `gradient` and `values` have pred's dtype (float32 or float64). `gradient` may be pred
+ * itself; otherwise no output overlaps an input. */
+typedef struct {
+    instep_array pred, target, gradient;
+    const instep_array *weight, *values;
+    double scale; /* the gradient is multiplied by it: 1 / N for a mean */
+} instep_elementwise;
+
+/* Returns the sum of weight * loss, in float64; writes the gradient and, if given, the values. */
+double instep_loss_elementwise(int loss, const instep_elementwise *call, int threads);
+
+/* Sum of an array's elements in float64 in the fixed order that the losses use. */
+double instep_sum(const instep_array *array, int threads);
+
+/* One call of softmax cross-entropy. pred, gradient (and soft targets) have shape (rows..., C)
+ * with the classes last; labels and values have shape (rows...). `weight` is a dense array of C
+ * elements of pred's dtype, or NULL. Labels must have passed instep_check_labels. */
+typedef struct {
+    instep_array pred, target, gradient;
+    const instep_array *values;
+    const void *weight;
+    int64_t ignore_index; /* rows with this label have value 0 and gradient 0; labels only */
+    double label_smoothing, scale;
+} instep_softmax;
+
+double instep_loss_cross_entropy(const instep_softmax *call, int threads);
+
+/* Read all labels. Returns the position in C order of the first that is neither ignore_index nor
+ * in [0, classes), or -1 when all are fine; then *total is the sum of weight[label] (float32 if
+ * dtype says so, else float64; NULL: 1 each) over the labels that are not ignored. */
+int64_t instep_check_labels(const instep_array *labels, int64_t classes, int64_t ignore_index,
+                            const void *weight, instep_dtype dtype, double *total);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,34 @@
+/* labels.h: class labels of any integer type. */
+#ifndef INSTEP_LABELS_H
+#define INSTEP_LABELS_H
+
+#include <string.h>
+
+#include "view.h"
+
+/* The label at `at`; a uint64 beyond int64 becomes the largest int64, never a small number. */
+static inline int64_t read_label(const char *at, instep_dtype dtype)
+{
+    int8_t i8;
+    int16_t i16;
+    int32_t i32;
+    int64_t i64;
+    uint8_t u8;
+    uint16_t u16;
+    uint32_t u32;
+    uint64_t u64;
+    switch (dtype) {
+    case INSTEP_INT8: memcpy(&i8, at, sizeof i8); return i8;
+    case INSTEP_INT16: memcpy(&i16, at, sizeof i16); return i16;
+    case INSTEP_INT32: memcpy(&i32, at, sizeof i32); return i32;
+    case INSTEP_INT64: memcpy(&i64, at, sizeof i64); return i64;
+    case INSTEP_UINT8: memcpy(&u8, at, sizeof u8); return u8;
+    case INSTEP_UINT16: memcpy(&u16, at, sizeof u16); return u16;
+    case INSTEP_UINT32: memcpy(&u32, at, sizeof u32); return u32;
+    default: /* INSTEP_UINT64; the callers admit integers only */
+        memcpy(&u64, at, sizeof u64);
+        return u64 > INT64_MAX ? INT64_MAX : (int64_t)u64;
+    }
+}
+
+#endif

@@ -1,0 +1,232 @@
+/* plan.c: the leaves of one optimizer, cut into blocks of work. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "table.h"
+
+enum {
+    SPLIT = 32768,       /* elements below which waking a worker costs more than it saves */
+    LARGEST_BLOCK = 16,  /* pieces */
+    BLOCKS_AIMED_AT = 64 /* enough to balance any thread count in use */
+};
+
+static intptr_t *gradient_axes(const instep_leaf *leaf)
+{
+    return leaf->shape + 3 * leaf->ndim;
+}
+
+static intptr_t *state_axes(const instep_leaf *leaf, int state)
+{
+    return leaf->shape + (5 + 2 * state) * leaf->ndim;
+}
+
+instep_plan *instep_plan_create(int leaves)
+{
+    instep_plan *plan = instep_allocate(sizeof *plan);
+    if (plan == NULL) return NULL;
+    plan->leaves = leaves;
+    plan->leaf = instep_allocate((size_t)leaves * sizeof *plan->leaf);
+    plan->range = instep_allocate((size_t)leaves * (1 + INSTEP_MAX_STATES) * sizeof *plan->range);
+    plan->reach = instep_allocate((size_t)leaves * (1 + INSTEP_MAX_STATES) * sizeof *plan->reach);
+    if (plan->leaf == NULL || plan->range == NULL || plan->reach == NULL) {
+        instep_plan_destroy(plan);
+        return NULL;
+    }
+    return plan;
+}
+
+void instep_plan_destroy(instep_plan *plan)
+{
+    if (plan == NULL) return;
+    for (int i = 0; plan->leaf != NULL && i < plan->leaves; ++i) {
+        instep_free(plan->leaf[i].shape);
+        instep_free(plan->leaf[i].order);
+    }
+    instep_free(plan->leaf);
+    instep_free(plan->range);
+    instep_free(plan->reach);
+    instep_free(plan->piece);
+    instep_free(plan->block);
+    instep_free(plan);
+}
+
+int instep_plan_set_parameter(instep_plan *plan, int index, const instep_array *parameter)
+{
+    instep_leaf *leaf = &plan->leaf[index];
+    const size_t ndim = (size_t)parameter->ndim;
+    /* The shape, then lengths and strides of parameter, gradient and each state. */
+    leaf->shape = instep_allocate((3 + 2 + 2 * INSTEP_MAX_STATES) * ndim * sizeof *leaf->shape);
+    leaf->order = instep_allocate(ndim * sizeof *leaf->order);
+    if (leaf->shape == NULL || leaf->order == NULL) return -1;
+    for (size_t axis = 0; axis < ndim; ++axis) leaf->shape[axis] = parameter->shape[axis];
+    leaf->ndim = (uint8_t)ndim;
+    leaf->size = instep_size(parameter);
+    leaf->bits = parameter->dtype == INSTEP_FLOAT32 ? 32 : 64;
+    instep_walk_order(leaf->order, parameter);
+    leaf->parameter = instep_view_of(parameter, leaf->order, leaf->shape + ndim);
+    return 0;
+}
+
+void instep_plan_set_rule(instep_plan *plan, int index, int rule, const instep_array *states)
+{
+    static const uint8_t counts[INSTEP_RULES] = {
+#define RULE(rule, family, count, states) count,
+#include "kernels.def"
+    };
+    instep_leaf *leaf = &plan->leaf[index];
+    leaf->rule = (int16_t)rule;
+    leaf->states = counts[rule];
+    for (int k = 0; k < leaf->states; ++k)
+        leaf->state[k] = instep_view_of(&states[k], leaf->order, state_axes(leaf, k));
+}
+
+void instep_plan_set_row(instep_plan *plan, int index, int row)
+{
+    plan->leaf[index].row = row;
+}
+
+/* Leaves become pieces of at most INSTEP_PIECE elements, consecutive pieces become blocks. */
+static int cut(instep_plan *plan)
+{
+    size_t pieces = 0, total = 0;
+    for (int i = 0; i < plan->leaves; ++i) {
+        pieces += (plan->leaf[i].size + INSTEP_PIECE - 1) / INSTEP_PIECE;
+        total += plan->leaf[i].size;
+    }
+    plan->piece = instep_allocate(pieces * sizeof *plan->piece);
+    plan->block = instep_allocate((pieces + 1) * sizeof *plan->block);
+    if (plan->piece == NULL || plan->block == NULL) return -1;
+
+    size_t aim = total / BLOCKS_AIMED_AT / INSTEP_PIECE * INSTEP_PIECE, filled = 0;
+    if (aim < INSTEP_PIECE) aim = INSTEP_PIECE;
+    if (aim > LARGEST_BLOCK * INSTEP_PIECE) aim = LARGEST_BLOCK * INSTEP_PIECE;
+    for (int i = 0; i < plan->leaves; ++i) {
+        const size_t size = plan->leaf[i].size;
+        for (size_t start = 0; start < size; start += INSTEP_PIECE) {
+            const size_t count = size - start < INSTEP_PIECE ? size - start : INSTEP_PIECE;
+            plan->piece[plan->pieces++] =
+                (instep_piece){.start = start, .count = (int32_t)count, .leaf = i};
+            filled += count;
+            if (filled >= aim) {
+                plan->block[++plan->blocks] = plan->pieces;
+                filled = 0;
+            }
+        }
+    }
+    if (plan->block[plan->blocks] < plan->pieces) plan->block[++plan->blocks] = plan->pieces;
+    return 0;
+}
+
+static int by_low(const void *a, const void *b)
+{
+    const uintptr_t left = ((const instep_range *)a)->low, right = ((const instep_range *)b)->low;
+    return (left > right) - (left < right);
+}
+
+int instep_plan_finish(instep_plan *plan)
+{
+    if (plan->piece == NULL && cut(plan) != 0) return -1;
+    plan->ranges = 0;
+    for (int i = 0; i < plan->leaves; ++i) {
+        instep_leaf *leaf = &plan->leaf[i];
+        leaf->low = leaf->high = 0; /* what was found clear may not be any more */
+        if (leaf->size == 0) continue;
+        for (int k = -1; k < leaf->states; ++k) {
+            instep_range *range = &plan->range[plan->ranges++];
+            instep_view_range(k < 0 ? &leaf->parameter : &leaf->state[k], leaf->size, &range->low,
+                              &range->high);
+        }
+    }
+    qsort(plan->range, plan->ranges, sizeof *plan->range, by_low);
+    for (size_t k = 0; k < plan->ranges; ++k) {
+        const uintptr_t before = k > 0 ? plan->reach[k - 1] : 0;
+        plan->reach[k] = plan->range[k].high > before ? plan->range[k].high : before;
+    }
+    return 0;
+}
+
+/* Do the bytes [low, high) meet a byte range of the plan? */
+static int meets(const instep_plan *plan, uintptr_t low, uintptr_t high)
+{
+    size_t below = 0, above = plan->ranges; /* ranges [0, below) begin before `high` */
+    while (below < above) {
+        const size_t middle = below + (above - below) / 2;
+        if (plan->range[middle].low < high) below = middle + 1;
+        else above = middle;
+    }
+    return below > 0 && plan->reach[below - 1] > low;
+}
+
+int instep_plan_set_gradient(instep_plan *plan, int index, const instep_array *gradient,
+                             int trusted)
+{
+    instep_leaf *leaf = &plan->leaf[index];
+    uintptr_t low, high;
+    if (leaf->active) plan->active -= leaf->size;
+    leaf->active = 0;
+    if (gradient == NULL) return 0;
+    if (gradient->ndim != leaf->ndim) return 1;
+    for (int axis = 0; axis < leaf->ndim; ++axis)
+        if (gradient->shape[axis] != leaf->shape[axis]) return 1;
+    leaf->gradient = instep_view_of(gradient, leaf->order, gradient_axes(leaf));
+    if (!trusted && leaf->size > 0) {
+        instep_view_range(&leaf->gradient, leaf->size, &low, &high);
+        if (low != leaf->low || high != leaf->high) {
+            if (meets(plan, low, high)) return 2;
+            leaf->low = low;
+            leaf->high = high;
+        }
+    }
+    leaf->active = 1;
+    plan->active += leaf->size;
+    return 0;
+}
+
+typedef struct {
+    instep_plan *plan;
+    const instep_variant *kernels;
+    const double *rows;
+    double scale;
+} job;
+
+static void step_block(void *context, size_t block)
+{
+    const job *work = context;
+    const instep_plan *plan = work->plan;
+    for (size_t k = plan->block[block]; k < plan->block[block + 1]; ++k) {
+        const instep_piece *piece = &plan->piece[k];
+        const instep_leaf *leaf = &plan->leaf[piece->leaf];
+        if (!leaf->active) continue;
+        const instep_typed *typed = leaf->bits == 32 ? &work->kernels->f32 : &work->kernels->f64;
+        typed->step(leaf, piece->start, (size_t)piece->count,
+                    work->rows + (size_t)leaf->row * INSTEP_MAX_COEFFICIENTS);
+    }
+}
+
+static void sum_block(void *context, size_t block)
+{
+    const job *work = context;
+    const instep_plan *plan = work->plan;
+    for (size_t k = plan->block[block]; k < plan->block[block + 1]; ++k) {
+        instep_piece *piece = &plan->piece[k];
+        const instep_leaf *leaf = &plan->leaf[piece->leaf];
+        piece->sum = leaf->active ? work->kernels->sum_squares(&leaf->gradient, piece->start,
+                                                               (size_t)piece->count, work->scale)
+                                  : 0;
+    }
+}
+
+double instep_plan_sum_squares(instep_plan *plan, double scale, int threads)
+{
+    job work = {.plan = plan, .kernels = instep_kernels(), .scale = scale};
+    double total = 0;
+    instep_parallel(plan->blocks, plan->active < SPLIT ? 1 : threads, sum_block, &work);
+    for (size_t k = 0; k < plan->pieces; ++k) total += plan->piece[k].sum;
+    return total;
+}
+
+void instep_plan_step(instep_plan *plan, const double *rows, int threads)
+{
+    job work = {.plan = plan, .kernels = instep_kernels(), .rows = rows};
+    instep_parallel(plan->blocks, plan->active < SPLIT ? 1 : threads, step_block, &work);
+}

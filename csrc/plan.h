@@ -1,0 +1,43 @@
+/* plan.h: what a plan holds; shared by plan.c and the pipeline of step.h. */
+#ifndef INSTEP_PLAN_H
+#define INSTEP_PLAN_H
+
+#include "view.h"
+
+/* Leaves are cut into pieces of this many elements: whole tiles, whole cache lines, the unit of
+ * every sum. The cut depends on a leaf's size alone. */
+enum { INSTEP_PIECE = 16384 };
+
+typedef struct {
+    size_t size;
+    instep_view parameter, gradient, state[INSTEP_MAX_STATES];
+    intptr_t *shape;         /* as given, ndim lengths; the axes of all views follow it */
+    int *order;              /* the walk order, ndim axes */
+    uintptr_t low, high;     /* byte range of a gradient already found clear of the plan */
+    int32_t row;
+    int16_t rule;
+    uint8_t ndim, states, bits, active;
+} instep_leaf;
+
+typedef struct {
+    size_t start;
+    int32_t count, leaf;
+    double sum; /* of squares, see instep_plan_sum_squares */
+} instep_piece;
+
+typedef struct {
+    uintptr_t low, high;
+} instep_range;
+
+struct instep_plan {
+    int leaves;
+    size_t pieces, blocks, ranges;
+    size_t active; /* elements with a bound gradient */
+    instep_leaf *leaf;
+    instep_piece *piece;
+    size_t *block; /* pieces block[k] to block[k + 1] are one unit of work for a thread */
+    instep_range *range; /* bytes of parameters and states, ascending by low */
+    uintptr_t *reach;    /* reach[k]: the highest end among range[0..k] */
+};
+
+#endif

@@ -1,0 +1,23 @@
+/* real.h: the compute type of the bodies that are included after it.
+ *
+ * variant.h defines REAL_BITS (32 or 64) and includes typed.h, which includes this file and then
+ * every body, once per type. FN(adam) is adam_f32 or adam_f64; all such functions are static, so
+ * the objects of different instruction sets cannot clash.
+ * No include guard: being included twice is the point. */
+#undef REAL
+#undef UINT
+#undef FN
+#undef ROOT
+#if REAL_BITS == 32
+#define REAL float
+#define UINT uint32_t
+#define FN(name) name##_f32
+#define ROOT sqrtf
+#elif REAL_BITS == 64
+#define REAL double
+#define UINT uint64_t
+#define FN(name) name##_f64
+#define ROOT sqrt
+#else
+#error "REAL_BITS must be 32 or 64"
+#endif

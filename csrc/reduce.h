@@ -1,0 +1,33 @@
+/* reduce.h: sums whose shape depends on the length alone.
+ *
+ * Element i of a piece goes to lane i % 16, each lane adds in order, in float64, and the lanes
+ * are added as a fixed tree. Every vector width computes exactly this; `omp simd reduction`
+ * would not. Float64 lanes hold the square of any float32 without overflow or underflow. */
+static void FN(add_squares)(double *restrict lanes, const REAL *restrict x, size_t n, double scale)
+{
+    double lane[INSTEP_LANES];
+    size_t i = 0;
+    memcpy(lane, lanes, sizeof lane);
+    for (; i + INSTEP_LANES <= n; i += INSTEP_LANES) {
+        for (size_t j = 0; j < INSTEP_LANES; ++j) {
+            const double value = scale * (double)x[i + j];
+            lane[j] += value * value;
+        }
+    }
+    for (size_t j = 0; i + j < n; ++j) {
+        const double value = scale * (double)x[i + j];
+        lane[j] += value * value;
+    }
+    memcpy(lanes, lane, sizeof lane);
+}
+
+static void FN(add_values)(double *restrict lanes, const REAL *restrict x, size_t n)
+{
+    double lane[INSTEP_LANES];
+    size_t i = 0;
+    memcpy(lane, lanes, sizeof lane);
+    for (; i + INSTEP_LANES <= n; i += INSTEP_LANES)
+        for (size_t j = 0; j < INSTEP_LANES; ++j) lane[j] += (double)x[i + j];
+    for (size_t j = 0; i + j < n; ++j) lane[j] += (double)x[i + j];
+    memcpy(lanes, lane, sizeof lane);
+}

@@ -1,0 +1,12 @@
+/* gradient.h: what every rule does to a gradient element before anything else:
+ *     g = min(max(gradient_scale * g, -gradient_limit), gradient_limit) + l2 * p
+ * gradient_scale holds unscaling, the global-norm clip and the sign of `maximize`;
+ * gradient_limit is the value clip (infinite: none). NaN passes both comparisons. */
+static inline REAL FN(prepare)(REAL g, REAL p, REAL scale, REAL limit, REAL l2)
+{
+    g *= scale;
+    g = g > limit ? limit : g;
+    g = g < -limit ? -limit : g;
+    /* A zero coefficient switches the term off: 0 * inf must not turn into NaN. */
+    return l2 != 0 ? g + l2 * p : g;
+}

@@ -1,0 +1,13 @@
+/* typed.h: every body for one compute type. REAL_BITS is set by variant.h. */
+#include "real.h"
+#include "vmath.h"
+#include "tile.h"
+#include "reduce.h"
+#include "rules/gradient.h"
+#include "rules/sgd.h"
+#include "rules/rmsprop.h"
+#include "rules/adam.h"
+#include "step.h"
+#include "losses/mse.h"
+#include "losses/elementwise.h"
+#include "losses/cross_entropy.h"

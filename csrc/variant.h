@@ -1,0 +1,55 @@
+/* variant.h: one instruction-set variant of everything; included by the stubs in isa/. The stub
+ * defines INSTEP_ISA, the build gives it its flags, and all but the table is static. */
+#include <math.h>
+#include <string.h>
+
+#include "table.h"
+#include "lanes.h"
+#include "losses/labels.h"
+
+#define REAL_BITS 64
+#include "typed.h"
+#undef REAL_BITS
+#define REAL_BITS 32
+#include "typed.h"
+#undef REAL_BITS
+
+/* Sums take any storage: as float64 where the type is not one of the two computed in. */
+static double sum_squares(const instep_view *view, size_t start, size_t count, double scale)
+{
+    _Alignas(64) double tile[INSTEP_TILE];
+    double lanes[INSTEP_LANES] = {0};
+    if (view->dense && view->dtype == INSTEP_FLOAT32) {
+        add_squares_f32(lanes, (const float *)(const void *)view->data + start, count, scale);
+        return lane_sum(lanes);
+    }
+    for (const size_t end = start + count; start < end; start += INSTEP_TILE) {
+        const size_t n = end - start < INSTEP_TILE ? end - start : INSTEP_TILE;
+        add_squares_f64(lanes, borrow_f64(view, start, n, tile), n, scale);
+    }
+    return lane_sum(lanes);
+}
+
+static double sum(const instep_view *view, size_t start, size_t count)
+{
+    _Alignas(64) double tile[INSTEP_TILE];
+    double lanes[INSTEP_LANES] = {0};
+    for (const size_t end = start + count; start < end; start += INSTEP_TILE) {
+        const size_t n = end - start < INSTEP_TILE ? end - start : INSTEP_TILE;
+        add_values_f64(lanes, borrow_f64(view, start, n, tile), n);
+    }
+    return lane_sum(lanes);
+}
+
+#define PASTE(a, b) a##b
+#define VARIANT(isa) PASTE(instep_variant_, isa)
+#define TEXT(name) #name
+#define NAME(isa) TEXT(isa)
+
+const instep_variant VARIANT(INSTEP_ISA) = {
+    .name = NAME(INSTEP_ISA),
+    .f32 = {step_f32, elementwise_f32, cross_entropy_f32},
+    .f64 = {step_f64, elementwise_f64, cross_entropy_f64},
+    .sum_squares = sum_squares,
+    .sum = sum,
+};

@@ -1,0 +1,66 @@
+/* view.h: how the pipeline walks an array.
+ *
+ * All arrays of a leaf are walked in one order: the parameter's memory order (axes by falling
+ * |stride|), so a parameter in Fortran order is as fast as one in C order. A view holds the axes
+ * in that order, merged where two are one run of equal steps. */
+#ifndef INSTEP_VIEW_H
+#define INSTEP_VIEW_H
+
+#include "instep.h"
+
+/* Elements that a codec converts at a time: a handful of such tiles fill half an L1 cache. */
+enum { INSTEP_TILE = 512 };
+
+typedef struct {
+    char *data;
+    intptr_t stride; /* bytes from one element to the next on the innermost axis */
+    intptr_t *axes;  /* used when ndim > 1: ndim lengths, then ndim strides, outermost first */
+    uint8_t ndim;    /* after merging; 0 and 1 are one run */
+    uint8_t dense;   /* aligned, and each element follows the one before */
+    uint8_t dtype;
+} instep_view;
+
+/* Bytes of one element. */
+static inline intptr_t instep_itemsize(instep_dtype dtype)
+{
+    static const uint8_t size[INSTEP_DTYPES] = {4, 8, 2, 2, sizeof(long double), 1, 2, 4, 8,
+                                                1, 2, 4, 8};
+    return size[dtype];
+}
+
+/* Fill `order` with the axes of `array` by falling |stride|, ties in C order. */
+void instep_walk_order(int *order, const instep_array *array);
+
+/* Describe `array` walked in `order`. `axes` has room for 2 * array->ndim values and stays in
+ * use as long as the view. */
+instep_view instep_view_of(const instep_array *array, const int *order, intptr_t *axes);
+
+/* The half-open byte range [*low, *high) that a view of `size` > 0 elements touches. */
+void instep_view_range(const instep_view *view, size_t size, uintptr_t *low, uintptr_t *high);
+
+size_t instep_size(const instep_array *array);
+
+/* The element at position `index` of the walk. */
+static inline char *instep_view_at(const instep_view *view, size_t index)
+{
+    if (view->ndim <= 1) return view->data + (intptr_t)index * view->stride;
+    const intptr_t *shape = view->axes, *stride = view->axes + view->ndim;
+    char *at = view->data;
+    for (int axis = view->ndim - 1; axis >= 0; --axis) {
+        const size_t length = (size_t)shape[axis];
+        at += (intptr_t)(index % length) * stride[axis];
+        index /= length;
+    }
+    return at;
+}
+
+/* How many elements from `index` on lie `view->stride` apart, at most `count`. */
+static inline size_t instep_view_run(const instep_view *view, size_t index, size_t count)
+{
+    if (view->ndim <= 1) return count;
+    const size_t length = (size_t)view->axes[view->ndim - 1];
+    const size_t left = length - index % length;
+    return left < count ? left : count;
+}
+
+#endif

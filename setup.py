@@ -1,0 +1,94 @@
+"""The only compiler flags of the project; everything else is in pyproject.toml."""
+
+import os
+import sysconfig
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+from setuptools.modified import newer_group
+
+SOURCES = sorted(path.as_posix() for path in Path("csrc").glob("*.c"))
+DEPENDS = sorted(path.as_posix() for path in Path("csrc").rglob("*.[ch]"))
+DEPENDS += ["csrc/kernels.def", "setup.py"]
+SANITIZE = os.environ.get("INSTEP_SANITIZE")  # e.g. "address,undefined"
+ABI3 = os.environ.get("INSTEP_ABI3", "1") == "1" and not sysconfig.get_config_var("Py_GIL_DISABLED")
+
+# Equal bits everywhere: no contraction to FMA (clang-cl needs it spelled /clang:), no fast-math.
+# -fno-math-errno and -fno-trapping-math change no value; without them GCC vectorizes neither
+# sqrt nor selects.
+FLAGS = {
+    "unix": ["-O3", "-std=gnu11", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math",
+             "-fvisibility=hidden", "-pthread"],
+    "msvc": ["/O2", "/std:c11", "/fp:precise", "/clang:-ffp-contract=off"],
+}
+FLAGS["unix"] += (
+    ["-O1", "-g", "-fno-omit-frame-pointer", f"-fsanitize={SANITIZE}"] if SANITIZE else ["-g0"]
+)
+# Flags of each instruction set; they are given to csrc/isa/<name>.c alone.
+ISA = {
+    "baseline": {"unix": [], "msvc": []},
+    "avx2": {"unix": ["-march=x86-64-v3"], "msvc": ["/arch:AVX2"]},
+    # 256-bit vectors: GCC's 512-bit Adam is slower (docs/architecture.md).
+    "avx512": {"unix": ["-march=x86-64-v4", "-mprefer-vector-width=256"],
+               "msvc": ["/arch:AVX512"]},
+}
+
+
+class BuildExt(build_ext):
+    """Compiles each csrc/isa stub with its own flags and links the objects in."""
+
+    def accepts(self, flags: list[str]) -> bool:
+        with tempfile.TemporaryDirectory() as folder:
+            source = Path(folder, "probe.c")
+            source.write_text("int main(void) { return 0; }\n")
+            try:
+                self.compiler.compile([str(source)], output_dir=folder, extra_postargs=flags)
+            except Exception:
+                return False
+            return True
+
+    def build_extension(self, ext: Extension) -> None:
+        target = self.get_ext_fullpath(ext.name)
+        if self.force or newer_group(ext.sources + ext.depends, target, "newer"):
+            kind = "msvc" if self.compiler.compiler_type == "msvc" else "unix"
+            isas = [name for name in ISA if not ISA[name][kind] or self.accepts(ISA[name][kind])]
+
+            def compile_stub(isa: str) -> list[str]:
+                return self.compiler.compile(
+                    [f"csrc/isa/{isa}.c"],
+                    output_dir=self.build_temp,
+                    include_dirs=["csrc", "csrc/include"],
+                    extra_postargs=FLAGS[kind] + ISA[isa][kind],
+                )
+
+            with ThreadPoolExecutor() as pool:
+                ext.extra_objects = sum(pool.map(compile_stub, isas), [])
+            ext.define_macros += [(f"INSTEP_HAVE_{isa.upper()}", "1") for isa in isas]
+            ext.extra_compile_args = FLAGS[kind]
+            ext.extra_link_args = [f"-fsanitize={SANITIZE}"] if SANITIZE else []
+            ext.extra_link_args += ["-pthread"] if kind == "unix" else []
+        super().build_extension(ext)
+
+
+extension = Extension(
+    "instep._core",
+    ["src/instep/_core.pyx", *SOURCES],
+    include_dirs=["csrc", "csrc/include", numpy.get_include()],
+    depends=DEPENDS,
+    define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION"),
+                   ("NPY_TARGET_VERSION", "NPY_2_0_API_VERSION")]
+    + ([("Py_LIMITED_API", "0x030B0000")] if ABI3 else []),
+    py_limited_api=ABI3,
+)
+directives = {"language_level": 3, "boundscheck": False, "wraparound": False,
+              "freethreading_compatible": True, "autotestdict": False}
+setup(
+    ext_modules=cythonize([extension], compiler_directives=directives),
+    cmdclass={"build_ext": BuildExt},
+    options={"bdist_wheel": {"py_limited_api": "cp311"}} if ABI3 else {},
+)

@@ -1,0 +1,33 @@
+"""instep: fast, exact optimizers for NumPy."""
+
+from instep import losses as losses
+from instep import schedules as schedules
+from instep.config import available_isas as available_isas
+from instep.config import get_num_threads as get_num_threads
+from instep.config import isa as isa
+from instep.config import set_num_threads as set_num_threads
+from instep.config import show_config as show_config
+from instep.optim import SGD as SGD
+from instep.optim import Adam as Adam
+from instep.optim import AdamW as AdamW
+from instep.optim import LoadReport as LoadReport
+from instep.optim import RMSprop as RMSprop
+from instep.optim import StepReport as StepReport
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "SGD",
+    "Adam",
+    "AdamW",
+    "LoadReport",
+    "RMSprop",
+    "StepReport",
+    "available_isas",
+    "get_num_threads",
+    "isa",
+    "losses",
+    "schedules",
+    "set_num_threads",
+    "show_config",
+]

@@ -1,0 +1,368 @@
+"""Every validation of arrays and hyperparameters, with its message.
+
+Each message names the place, the value seen and the fix. TypeError for a wrong kind,
+ValueError for a wrong value.
+"""
+
+import math
+import numbers
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from instep import _core
+
+Array = npt.NDArray[Any]
+
+_COMPUTED = (np.dtype(np.float32), np.dtype(np.float64))
+# Beyond this effort an exact overlap test counts as "may overlap".
+_OVERLAP_EFFORT = 1_000_000
+
+
+# ---- hyperparameters --------------------------------------------------------------------------
+
+
+def real(name: str, value: object) -> float:
+    """Any finite number."""
+    if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name} must be a number or a schedule, got {value!r}")
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError(f"{name} must be finite, got {value!r}")
+    return number
+
+
+def non_negative(name: str, value: object) -> float:
+    number = real(name, value)
+    if number < 0:
+        raise ValueError(f"{name} must be at least 0, got {value!r}")
+    return number
+
+
+def positive(name: str, value: object) -> float:
+    number = real(name, value)
+    if number <= 0:
+        raise ValueError(f"{name} must be greater than 0, got {value!r}")
+    return number
+
+
+def fraction(name: str, value: object) -> float:
+    """A number in [0, 1)."""
+    number = real(name, value)
+    if not 0 <= number < 1:
+        raise ValueError(f"{name} must be in [0, 1), got {value!r}")
+    return number
+
+
+def flag(name: str, value: object) -> bool:
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"{name} must be True or False, got {value!r}")
+    return bool(value)
+
+
+def choice(name: str, value: object, choices: Sequence[str]) -> str:
+    if not isinstance(value, str) or value not in choices:
+        listed = ", ".join(repr(c) for c in choices)
+        kind = ValueError if isinstance(value, str) else TypeError
+        raise kind(f"{name} must be one of {listed}, got {value!r}")
+    return value
+
+
+def thread_count(value: object) -> int | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise TypeError(f"threads must be an int or None, got {value!r}")
+    if value < 1:
+        raise ValueError(f"threads must be at least 1, got {value!r}")
+    return int(value)
+
+
+# ---- arrays ------------------------------------------------------------------------------------
+
+
+def describe(array: Array) -> str:
+    """What to call an array in a message."""
+    return f"{array.dtype} array of shape {array.shape}"
+
+
+def _native(path: str, array: Array) -> None:
+    if not array.dtype.isnative:
+        raise TypeError(
+            f"{path} has byte order {array.dtype.str!r}, which the CPU does not compute in; "
+            "convert it once with array.astype(array.dtype.newbyteorder('='))"
+        )
+
+
+def is_bfloat16(dtype: np.dtype[Any]) -> bool:
+    return dtype.name == "bfloat16" and dtype.itemsize == 2
+
+
+def _without_copy(path: str, leaf: object) -> Array:
+    """An array over the memory of `leaf`, never a copy."""
+    if isinstance(leaf, np.ma.MaskedArray):
+        raise TypeError(f"{path} is a masked array; its mask would be ignored: pass the .data")
+    if isinstance(leaf, np.ndarray):
+        return np.asarray(leaf)
+    try:
+        if isinstance(leaf, np.generic):
+            raise TypeError("a NumPy scalar is immutable")
+        return np.asarray(memoryview(leaf))  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        pass
+    if hasattr(leaf, "__dlpack__"):
+        try:
+            return np.from_dlpack(leaf)  # type: ignore[arg-type]
+        except (TypeError, ValueError, RuntimeError, BufferError) as error:
+            raise TypeError(
+                f"{path} is {type(leaf).__name__} whose memory NumPy cannot share: {error}"
+            ) from error
+    raise TypeError(
+        f"{path} is {type(leaf).__name__} ({leaf!r:.60}), not an array that can be updated in "
+        "place; make it one with numpy.array(..., dtype=numpy.float32)"
+    )
+
+
+def overlaps_itself(array: Array) -> bool:
+    """Do two elements of one array share a byte?"""
+    axes = sorted((abs(s), n) for s, n in zip(array.strides, array.shape, strict=True) if n > 1)
+    extent = array.itemsize
+    for stride, length in axes:
+        if stride < extent:
+            break
+        extent = stride * (length - 1) + extent
+    else:
+        return False
+    # Strides interleave: decide by the offsets themselves. Rare, and only when constructing.
+    offsets = np.zeros(1, np.int64)
+    for stride, length in axes:
+        offsets = np.add.outer(offsets, np.arange(length) * stride).ravel()
+    offsets.sort()
+    return bool((np.diff(offsets) < array.itemsize).any())
+
+
+def parameter(path: str, leaf: object) -> Array:
+    """The array to be updated in place."""
+    array = _without_copy(path, leaf)
+    if array.dtype.newbyteorder("=") not in _COMPUTED:
+        hint = "make it float32 or float64"
+        if array.dtype == np.float16 or is_bfloat16(array.dtype):
+            hint = "keep the parameter in float32; float16 and bfloat16 gradients are fine"
+        raise TypeError(f"{path} is a {describe(array)}, which cannot be trained; {hint}")
+    _native(path, array)
+    if not array.flags.writeable:
+        raise ValueError(
+            f"{path} is a read-only {describe(array)} and cannot be updated in place; "
+            "pass a writable array (numpy.array(x) copies)"
+        )
+    if array.size > 1 and overlaps_itself(array):
+        raise ValueError(
+            f"{path} overlaps itself (shape {array.shape}, strides {array.strides}): one byte "
+            "would be updated more than once; pass a copy"
+        )
+    return array
+
+
+def share_memory(a: Array, b: Array) -> bool:
+    """Exactly, unless that is too hard to find out; then True."""
+    if not np.may_share_memory(a, b):
+        return False
+    try:
+        return np.shares_memory(a, b, max_work=_OVERLAP_EFFORT)
+    except np.exceptions.TooHardError:
+        return True
+
+
+def disjoint(arrays: Sequence[Array], paths: Sequence[str]) -> None:
+    """No two parameters share memory."""
+    bounds = [np.lib.array_utils.byte_bounds(array) for array in arrays]
+    order = sorted((i for i in range(len(arrays)) if arrays[i].size), key=lambda i: bounds[i])
+    open_ones: list[int] = []
+    for i in order:
+        open_ones = [k for k in open_ones if bounds[k][1] > bounds[i][0]]
+        for k in open_ones:
+            if share_memory(arrays[k], arrays[i]):
+                raise ValueError(
+                    f"{paths[i]} overlaps {paths[k]} in memory: its elements would be updated "
+                    "twice; pass each parameter once"
+                )
+        open_ones.append(i)
+
+
+def gradient(path: str, leaf: object) -> Array:
+    """A plain array that can be read as a gradient."""
+    if isinstance(leaf, np.ma.MaskedArray):
+        raise TypeError(f"{path} is a masked array; its mask would be ignored: fill it first")
+    readable = hasattr(leaf, "__array__") or hasattr(leaf, "__dlpack__")
+    if not readable and (isinstance(leaf, bool) or not isinstance(leaf, float)):
+        try:
+            leaf = memoryview(leaf)  # type: ignore[arg-type]
+        except TypeError:
+            raise TypeError(
+                f"{path} is {type(leaf).__name__} ({leaf!r:.60}), not an array; pass an array, "
+                "or None if the parameter has no gradient"
+            ) from None
+    array = np.asarray(leaf)
+    if is_bfloat16(array.dtype):
+        _core.register_bfloat16(array.dtype)
+    elif array.dtype.kind != "f":
+        raise TypeError(
+            f"{path} is a {describe(array)}, but a gradient must be floating-point; convert it "
+            "with .astype(numpy.float32)"
+        )
+    _native(path, array)
+    return array
+
+
+def gradient_shape(path: str, array: Array, wanted: tuple[int, ...]) -> ValueError:
+    return ValueError(
+        f"{path} has shape {array.shape}, but its parameter has shape {wanted}; gradients are "
+        "never broadcast: use numpy.broadcast_to if that is meant"
+    )
+
+
+def gradient_overlap(path: str, array: Array, others: Sequence[tuple[str, Array]]) -> None:
+    """No gradient shares memory with what the step writes."""
+    for name, other in others:
+        if share_memory(array, other):
+            raise ValueError(
+                f"{path} overlaps {name} in memory, which the step writes; pass a copy of the "
+                "gradient"
+            )
+
+
+# ---- schedules ---------------------------------------------------------------------------------
+
+
+def scheduled(check: Callable[[str, object], float], name: str, schedule: Any, step: int) -> float:
+    """The value of a schedule at a step, checked like a constant."""
+    return check(f"{name} (its schedule at step {step})", schedule(step))
+
+
+# ---- losses ------------------------------------------------------------------------------------
+
+
+def share(name: str, value: object) -> float:
+    """A number in [0, 1]."""
+    number = real(name, value)
+    if not 0 <= number <= 1:
+        raise ValueError(f"{name} must be in [0, 1], got {value!r}")
+    return number
+
+
+def integer(name: str, value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise TypeError(f"{name} must be an int, got {value!r}")
+    return int(value)
+
+
+def _readable(name: str, value: object) -> Array:
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(f"{name} is a masked array; its mask would be ignored: fill it first")
+    array = np.asarray(value)
+    if is_bfloat16(array.dtype):
+        _core.register_bfloat16(array.dtype)
+    _native(name, array)
+    return array
+
+
+def prediction(pred: object) -> Array:
+    array = _readable("pred", pred)
+    if array.dtype not in _COMPUTED:
+        raise TypeError(f"pred must be float32 or float64, got a {describe(array)}")
+    return array
+
+
+def logits(pred: object) -> Array:
+    array = prediction(pred)
+    if array.ndim == 0:
+        raise ValueError("pred must have a class axis: shape (C,), (N, C) or (N, C, ...)")
+    if array.shape[min(1, array.ndim - 1)] == 0:
+        raise ValueError(f"pred has no classes: shape {array.shape}")
+    return array
+
+
+def _same_shape(name: str, array: Array, pred: Array) -> None:
+    if array.shape != pred.shape:
+        raise ValueError(
+            f"{name} has shape {array.shape}, pred has {pred.shape}; nothing is broadcast: use "
+            "reshape, or numpy.broadcast_to if that is meant"
+        )
+
+
+def real_target(target: object, pred: Array) -> Array:
+    array = _readable("target", target)
+    _same_shape("target", array, pred)
+    if _core.is_float(array):
+        return array
+    if array.dtype.kind not in "biu":
+        raise TypeError(f"target must hold real numbers, got a {describe(array)}")
+    return array.astype(pred.dtype)
+
+
+def elementwise_weight(weight: object, pred: Array) -> Array:
+    array = _readable("weight", weight)
+    _same_shape("weight", array, pred)
+    if _core.is_float(array):
+        return array
+    if array.dtype.kind not in "biu":
+        raise TypeError(f"weight must hold real numbers, got a {describe(array)}")
+    return array.astype(pred.dtype)
+
+
+def class_weight(weight: object, classes: int, dtype: np.dtype[Any]) -> Array:
+    array = _readable("weight", weight)
+    if array.dtype.kind not in "biu" and not _core.is_float(array):
+        raise TypeError(f"weight must hold real numbers, got a {describe(array)}")
+    if array.shape != (classes,):
+        raise ValueError(f"weight must have one entry per class ({classes},), got {array.shape}")
+    return np.ascontiguousarray(array, dtype)
+
+
+def class_target(target: object, pred: Array, ignore_index: int) -> Array:
+    array = _readable("target", target)
+    if _core.is_float(array):
+        _same_shape("soft target", array, pred)
+        if ignore_index != -100:
+            raise ValueError(
+                f"ignore_index={ignore_index} needs integer labels, target is {describe(array)}"
+            )
+        return array
+    if not _core.is_integer(array):
+        raise TypeError(f"target must hold integer labels or soft targets, got {describe(array)}")
+    axis = min(1, pred.ndim - 1)
+    rows = pred.shape[:axis] + pred.shape[axis + 1 :]
+    if array.shape != rows:
+        raise ValueError(
+            f"labels must have shape {rows} for pred of shape {pred.shape}, got {array.shape}; "
+            "one-hot targets must be floating-point"
+        )
+    return array
+
+
+def output(out: object, pred: Array, others: dict[str, Array | None]) -> Array:
+    """Where the gradient goes."""
+    if out is None:
+        return np.empty_like(pred)
+    if not isinstance(out, np.ndarray):
+        raise TypeError(f"out must be an array, got {type(out).__name__}")
+    if out.shape != pred.shape:
+        raise ValueError(f"out has shape {out.shape}, pred has {pred.shape}")
+    if out.dtype != pred.dtype:
+        raise TypeError(f"out is {out.dtype}, but must have pred's dtype {pred.dtype}")
+    if not out.flags.writeable:
+        raise ValueError("out is read-only")
+    if out.size > 1 and overlaps_itself(out):
+        raise ValueError(f"out overlaps itself (strides {out.strides}); pass a copy")
+    same = (
+        out.__array_interface__["data"] == pred.__array_interface__["data"]
+        and out.strides == pred.strides
+    )
+    if not same and share_memory(out, pred):
+        raise ValueError("out overlaps pred partly; pass pred itself or other memory")
+    for name, other in others.items():
+        if other is not None and share_memory(out, other):
+            raise ValueError(f"out overlaps {name}; pass other memory")
+    return out

@@ -1,0 +1,390 @@
+"""Arrays to pointers. Checks only what memory safety needs; policy and messages are Python's."""
+
+cimport numpy as cnp
+from cpython.mem cimport PyMem_Calloc, PyMem_Free
+from libc.stdint cimport int64_t, intptr_t
+
+cnp.import_array()
+
+cdef extern from "numpy/arrayobject.h":
+    int NPY_HALF  # missing from Cython's numpy.pxd
+
+cdef extern from "instep.h" nogil:
+    enum:
+        INSTEP_MAX_COEFFICIENTS
+        INSTEP_MAX_STATES
+    ctypedef enum instep_dtype:
+        INSTEP_FLOAT32
+        INSTEP_FLOAT64
+        INSTEP_FLOAT16
+        INSTEP_BFLOAT16
+        INSTEP_LONGDOUBLE
+        INSTEP_INT8
+        INSTEP_INT16
+        INSTEP_INT32
+        INSTEP_INT64
+        INSTEP_UINT8
+        INSTEP_UINT16
+        INSTEP_UINT32
+        INSTEP_UINT64
+        INSTEP_DTYPES
+    ctypedef struct instep_array:
+        char *data
+        const intptr_t *shape
+        const intptr_t *strides
+        int ndim
+        instep_dtype dtype
+    ctypedef struct instep_plan:
+        pass
+    ctypedef struct instep_elementwise:
+        instep_array pred
+        instep_array target
+        instep_array gradient
+        const instep_array *weight
+        const instep_array *values
+        double scale
+    ctypedef struct instep_softmax:
+        instep_array pred
+        instep_array target
+        instep_array gradient
+        const instep_array *values
+        const void *weight
+        int64_t ignore_index
+        double label_smoothing
+        double scale
+
+    int instep_isa_select(const char *name)
+    const char *instep_isa_name()
+    const char *instep_isa_available(int index)
+    int instep_rule_count()
+    const char *instep_rule_name(int rule)
+    const char *instep_rule_states(int rule)
+    const char *instep_rule_coefficients(int rule)
+    int instep_loss_count()
+    const char *instep_loss_name(int loss)
+    instep_plan *instep_plan_create(int leaves)
+    void instep_plan_destroy(instep_plan *plan)
+    int instep_plan_set_parameter(instep_plan *plan, int leaf, const instep_array *parameter)
+    void instep_plan_set_rule(instep_plan *plan, int leaf, int rule, const instep_array *states)
+    int instep_plan_finish(instep_plan *plan)
+    void instep_plan_set_row(instep_plan *plan, int leaf, int row)
+    int instep_plan_set_gradient(instep_plan *plan, int leaf, const instep_array *gradient,
+                                 int trusted)
+    double instep_plan_sum_squares(instep_plan *plan, double scale, int threads)
+    void instep_plan_step(instep_plan *plan, const double *rows, int threads)
+    size_t instep_allocations()
+    double instep_power(double base, int64_t exponent)
+    double instep_loss_elementwise(int loss, const instep_elementwise *call, int threads)
+    double instep_sum(const instep_array *array, int threads)
+    double instep_loss_cross_entropy(const instep_softmax *call, int threads)
+    int64_t instep_check_labels(const instep_array *labels, int64_t classes,
+                                int64_t ignore_index, const void *weight, instep_dtype dtype,
+                                double *total)
+
+# Why `Plan.bind` stopped at a leaf.
+NOT_AN_ARRAY = 1
+WRONG_DTYPE = 2
+WRONG_SHAPE = 3
+MAY_OVERLAP = 4
+
+# ml_dtypes gives bfloat16 its type number when it is imported.
+cdef int bfloat16_number = -1
+
+
+def register_bfloat16(cnp.dtype dtype):
+    global bfloat16_number
+    bfloat16_number = dtype.type_num
+
+
+cdef int float_code(cnp.ndarray array) noexcept:
+    """The dtype of a float array in native byte order, or -1."""
+    cdef int number = cnp.PyArray_TYPE(array)
+    if number == cnp.NPY_FLOAT:
+        number = INSTEP_FLOAT32
+    elif number == cnp.NPY_DOUBLE:
+        number = INSTEP_FLOAT64
+    elif number == NPY_HALF:
+        number = INSTEP_FLOAT16
+    elif number == cnp.NPY_LONGDOUBLE:
+        number = INSTEP_LONGDOUBLE
+    elif number == bfloat16_number:
+        number = INSTEP_BFLOAT16
+    else:
+        return -1
+    return number if cnp.PyArray_ISNOTSWAPPED(array) else -1
+
+
+cdef int integer_code(cnp.ndarray array) noexcept:
+    """The dtype of an integer array in native byte order, or -1. bool is no integer here."""
+    cdef int number = cnp.PyArray_TYPE(array)
+    cdef intptr_t size = cnp.PyArray_ITEMSIZE(array)
+    cdef int width = 0 if size == 1 else 1 if size == 2 else 2 if size == 4 else 3
+    if not cnp.PyArray_ISINTEGER(array) or not cnp.PyArray_ISNOTSWAPPED(array):
+        return -1
+    if cnp.PyTypeNum_ISUNSIGNED(number):
+        return INSTEP_UINT8 + width
+    return INSTEP_INT8 + width
+
+
+cdef instep_array describe(cnp.ndarray array, int code) noexcept:
+    cdef instep_array out
+    out.data = <char *>cnp.PyArray_DATA(array)
+    out.shape = <const intptr_t *>cnp.PyArray_DIMS(array)
+    out.strides = <const intptr_t *>cnp.PyArray_STRIDES(array)
+    out.ndim = cnp.PyArray_NDIM(array)
+    out.dtype = <instep_dtype>code
+    return out
+
+
+cdef class Plan:
+    """The leaves of one optimizer. Not safe for concurrent use: the optimizer holds a lock."""
+
+    cdef instep_plan *plan
+    cdef double *rows
+    cdef int *row_of
+    cdef int *counts
+    cdef int leaves, row_capacity, row_count
+    cdef list parameters
+    cdef list states
+    cdef readonly int reason
+    cdef readonly int bound
+
+    def __cinit__(self, list parameters):
+        cdef int leaf
+        cdef instep_array array
+        self.leaves = len(parameters)
+        self.parameters = parameters
+        self.states = [None] * self.leaves
+        self.plan = instep_plan_create(self.leaves)
+        self.row_of = <int *>PyMem_Calloc(self.leaves + 1, sizeof(int))
+        if self.plan == NULL or self.row_of == NULL:
+            raise MemoryError
+        for leaf in range(self.leaves):
+            array = describe(parameters[leaf], float_code(parameters[leaf]))
+            if array.dtype > INSTEP_FLOAT64 or instep_plan_set_parameter(self.plan, leaf, &array):
+                raise MemoryError
+        self.finish()
+
+    def __dealloc__(self):
+        instep_plan_destroy(self.plan)
+        PyMem_Free(self.rows)
+        PyMem_Free(self.row_of)
+        PyMem_Free(self.counts)
+
+    def finish(self):
+        """Call after the last of a series of set_rule."""
+        if instep_plan_finish(self.plan):
+            raise MemoryError
+
+    def set_rule(self, int leaf, int rule, tuple states):
+        """Use `rule` with `states`: writable arrays of the parameter's shape and dtype."""
+        cdef instep_array arrays[INSTEP_MAX_STATES]
+        cdef int k
+        for k in range(len(states)):
+            arrays[k] = describe(states[k], float_code(states[k]))
+        instep_plan_set_rule(self.plan, leaf, rule, arrays)
+        self.states[leaf] = states
+
+    def set_rows(self, list row_of_leaf, int count):
+        """Row of coefficients of each leaf, and how many rows there are."""
+        cdef int leaf, row
+        if count > self.row_capacity:
+            PyMem_Free(self.rows)
+            PyMem_Free(self.counts)
+            self.row_capacity = 0
+            self.rows = <double *>PyMem_Calloc(count * INSTEP_MAX_COEFFICIENTS, sizeof(double))
+            self.counts = <int *>PyMem_Calloc(count, sizeof(int))
+            if self.rows == NULL or self.counts == NULL:
+                raise MemoryError
+            self.row_capacity = count
+        self.row_count = count
+        for leaf in range(self.leaves):
+            row = row_of_leaf[leaf]
+            self.row_of[leaf] = row
+            instep_plan_set_row(self.plan, leaf, row)
+
+    def bind(self, gradients, int start, int trusted):
+        """Bind gradients[start:] (None: no part in the step). -1, or the leaf where it stopped.
+
+        `trusted` is a leaf whose memory is known not to overlap the plan's, or -1."""
+        cdef int leaf, status
+        cdef int code
+        cdef instep_array array
+        cdef object gradient
+        if start == 0:
+            self.bound = 0
+        for leaf in range(start, self.leaves):
+            gradient = gradients[leaf]
+            if gradient is None:
+                instep_plan_set_gradient(self.plan, leaf, NULL, 0)
+                continue
+            if not cnp.PyArray_CheckExact(gradient):
+                self.reason = 1
+                return leaf
+            code = float_code(<cnp.ndarray>gradient)
+            if code < 0:
+                self.reason = 2
+                return leaf
+            array = describe(<cnp.ndarray>gradient, code)
+            status = instep_plan_set_gradient(self.plan, leaf, &array, leaf == trusted)
+            if status:
+                self.reason = 2 + status
+                return leaf
+            self.bound += 1
+        return -1
+
+    def bound_per_row(self, gradients):
+        """How many of the leaves of each row have a gradient."""
+        cdef int leaf, row
+        for row in range(self.row_count):
+            self.counts[row] = 0
+        for leaf in range(self.leaves):
+            if gradients[leaf] is not None:
+                self.counts[self.row_of[leaf]] += 1
+        return [self.counts[row] for row in range(self.row_count)]
+
+    def sum_squares(self, double scale, int threads):
+        cdef double total
+        with nogil:
+            total = instep_plan_sum_squares(self.plan, scale, threads)
+        return total
+
+    def step(self, list rows, int threads):
+        """Update all bound leaves. rows[k] holds the coefficients of row k, or None if unused."""
+        cdef int row, k
+        cdef double *at
+        cdef tuple values
+        for row in range(self.row_count):
+            if rows[row] is None:
+                continue
+            values = rows[row]
+            at = self.rows + row * INSTEP_MAX_COEFFICIENTS
+            for k in range(len(values)):
+                at[k] = values[k]
+        with nogil:
+            instep_plan_step(self.plan, self.rows, threads)
+
+
+def elementwise(int loss, cnp.ndarray pred, cnp.ndarray target, weight, cnp.ndarray gradient,
+                values, double scale, int threads):
+    """Sum of the weighted losses; writes `gradient` and, unless None, `values`."""
+    cdef instep_elementwise call
+    cdef instep_array weight_array, values_array
+    cdef double total
+    call.pred = describe(pred, float_code(pred))
+    call.target = describe(target, float_code(target))
+    call.gradient = describe(gradient, float_code(gradient))
+    call.weight = call.values = NULL
+    if weight is not None:
+        weight_array = describe(weight, float_code(weight))
+        call.weight = &weight_array
+    if values is not None:
+        values_array = describe(values, float_code(values))
+        call.values = &values_array
+    call.scale = scale
+    with nogil:
+        total = instep_loss_elementwise(loss, &call, threads)
+    return total
+
+
+def cross_entropy(cnp.ndarray pred, cnp.ndarray target, weight, cnp.ndarray gradient, values,
+                  int64_t ignore_index, double label_smoothing, double scale, int threads):
+    """Sum over rows; classes last. `target` is of pred's shape, or integer labels of the rows."""
+    cdef instep_softmax call
+    cdef instep_array values_array
+    cdef double total
+    cdef int code = integer_code(target)
+    call.pred = describe(pred, float_code(pred))
+    call.target = describe(target, code if code >= 0 else float_code(target))
+    call.gradient = describe(gradient, float_code(gradient))
+    call.values = NULL
+    if values is not None:
+        values_array = describe(values, float_code(values))
+        call.values = &values_array
+    call.weight = NULL if weight is None else cnp.PyArray_DATA(<cnp.ndarray>weight)
+    call.ignore_index = ignore_index
+    call.label_smoothing = label_smoothing
+    call.scale = scale
+    with nogil:
+        total = instep_loss_cross_entropy(&call, threads)
+    return total
+
+
+def check_labels(cnp.ndarray labels, int64_t classes, int64_t ignore_index, weight):
+    """(position of the first bad label or -1, sum of the weights of the used labels)."""
+    cdef instep_array array = describe(labels, integer_code(labels))
+    cdef const void *weights = NULL
+    cdef int code = INSTEP_FLOAT64
+    cdef double total
+    cdef int64_t position
+    if weight is not None:
+        weights = cnp.PyArray_DATA(<cnp.ndarray>weight)
+        code = float_code(weight)
+    with nogil:
+        position = instep_check_labels(&array, classes, ignore_index, weights,
+                                       <instep_dtype>code, &total)
+    return position, total
+
+
+def array_sum(cnp.ndarray array, int threads):
+    cdef instep_array view = describe(array, float_code(array))
+    cdef double total
+    with nogil:
+        total = instep_sum(&view, threads)
+    return total
+
+
+def is_float(cnp.ndarray array):
+    """Can the core read it as floating-point numbers?"""
+    return float_code(array) >= 0
+
+
+def is_integer(cnp.ndarray array):
+    """Can the core read it as labels?"""
+    return integer_code(array) >= 0
+
+
+def power(double base, int64_t exponent):
+    return instep_power(base, exponent)
+
+
+def allocations():
+    return instep_allocations()
+
+
+def select_isa(name):
+    """Use the kernels of level `name` (None: the best). False if unknown or unsupported."""
+    cdef bytes text
+    if name is None:
+        return instep_isa_select(NULL) == 0
+    text = name.encode()
+    return instep_isa_select(text) == 0
+
+
+def isa():
+    return instep_isa_name().decode()
+
+
+def available_isas():
+    cdef int index = 0
+    found = []
+    while instep_isa_available(index) != NULL:
+        found.append(instep_isa_available(index).decode())
+        index += 1
+    return found
+
+
+cdef tuple names(const char *text):
+    return tuple([name.strip() for name in text.decode().split(",") if name.strip()])
+
+
+def rules():
+    """The registry: {rule: (number, names of states, names of coefficients)}."""
+    return {instep_rule_name(k).decode(): (k, names(instep_rule_states(k)),
+                                           names(instep_rule_coefficients(k)))
+            for k in range(instep_rule_count())}
+
+
+def losses():
+    """The registry: {loss: number}."""
+    return {instep_loss_name(k).decode(): k for k in range(instep_loss_count())}

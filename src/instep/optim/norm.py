@@ -1,0 +1,50 @@
+"""The global gradient norm: one read of the gradients, in float64, without overflow."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from instep import _core
+from instep._check import Array
+
+# Squares of float64 gradients leave float64's range beyond about 1e154 and below about 1e-162.
+_SMALL, _UP, _DOWN = 2.0**-900, 2.0**600, 2.0**-600
+
+
+def gradient_norm(plan: _core.Plan, gradients: Sequence[Any], threads: int) -> tuple[float, int]:
+    """Global L2 norm of the bound gradients and how many of their elements are not finite.
+
+    norm = sqrt(sum g^2), accumulated in float64 in a fixed order.
+    """
+    total = plan.sum_squares(1.0, threads)
+    if _SMALL <= total < math.inf:
+        return math.sqrt(total), 0
+    if total < _SMALL:
+        return math.sqrt(plan.sum_squares(_UP, threads)) / _UP, 0
+    bad = sum(count_nonfinite(gradients))
+    if bad:
+        return math.sqrt(total), bad  # NaN, or infinite
+    return math.sqrt(plan.sum_squares(_DOWN, threads)) / _DOWN, 0
+
+
+def count_nonfinite(
+    gradients: Sequence[Any], parameters: Sequence[Array] | None = None, scale: float = 1.0
+) -> list[int]:
+    """Elements of each gradient that are NaN or infinite.
+
+    With `parameters`, after scaling and rounding to the parameter's dtype. Only called when
+    there is something to find.
+    """
+    counts = []
+    with np.errstate(all="ignore"):
+        for i, gradient in enumerate(gradients):
+            if gradient is None:
+                counts.append(0)
+                continue
+            if parameters is not None:
+                wide = gradient.astype(np.float64) if gradient.dtype.itemsize < 8 else gradient
+                gradient = (wide * scale).astype(parameters[i].dtype)
+            counts.append(int(gradient.size - np.count_nonzero(np.isfinite(gradient))))
+    return counts

@@ -1,0 +1,120 @@
+"""Stochastic gradient descent."""
+
+from typing import Any, Literal
+
+from instep import _check
+from instep.optim.base import Optimizer
+from instep.optim.groups import Values
+
+
+class SGD(Optimizer):
+    r"""Stochastic gradient descent with momentum, dampening and Nesterov's step.
+
+    .. math::
+        g &\leftarrow g + \lambda \theta \\
+        b &\leftarrow \mu b + (1 - \tau) g \qquad (b = g \text{ at the first gradient}) \\
+        \theta &\leftarrow \theta - \gamma\, b
+            \qquad (\text{Nesterov: } \theta - \gamma (g + \mu b))
+
+    with learning rate :math:`\gamma`, momentum :math:`\mu`, dampening :math:`\tau` and weight
+    decay :math:`\lambda` (L2). Without momentum :math:`\theta \leftarrow \theta - \gamma g`.
+    Formula, names and defaults are those of ``torch.optim.SGD``.
+
+    Parameters
+    ----------
+    params : tree of arrays, or list of dicts
+        float32 or float64 arrays in any nesting of dict, list and tuple, updated in place; or a
+        list of groups ``{"params": tree, "lr": ...}``.
+    lr, momentum, dampening, weight_decay : float or schedule
+        Defaults 1e-3, 0, 0, 0. A schedule is any callable of the 0-based step.
+    nesterov : bool, default False
+        Needs momentum and zero dampening.
+    maximize : bool, default False
+        Ascend instead of descend.
+    clip_norm : float or schedule, optional
+        Scale all gradients by ``clip_norm / norm`` where their global L2 norm (in float64, over
+        all groups) is larger. Exactly: nothing is added to the norm.
+    clip_value : float or schedule, optional
+        Then clip each element to [-clip_value, clip_value].
+    nonfinite : {"propagate", "skip", "raise"}
+        What to do when a gradient is NaN or infinite: nothing; leave everything untouched and
+        say so in the report; or raise FloatingPointError before anything is written.
+    threads : int, optional
+        At most so many threads; None follows `instep.set_num_threads`. Never changes a bit.
+
+    References
+    ----------
+    Sutskever et al., On the importance of initialization and momentum in deep learning,
+    ICML 2013.
+
+    Examples
+    --------
+    >>> import numpy as np, instep
+    >>> w = np.array([1.0, -2.0], dtype=np.float32)
+    >>> opt = instep.SGD(w, lr=0.1, momentum=0.9)
+    >>> opt.step(2 * w).applied
+    True
+    >>> w
+    array([ 0.8, -1.6], dtype=float32)
+    """
+
+    hyperparameters = {
+        "lr": _check.non_negative,
+        "momentum": _check.non_negative,
+        "dampening": _check.real,
+        "weight_decay": _check.non_negative,
+        "nesterov": _check.flag,
+    }
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Any = 1e-3,
+        momentum: Any = 0,
+        dampening: Any = 0,
+        weight_decay: Any = 0,
+        nesterov: bool = False,
+        *,
+        maximize: bool = False,
+        clip_norm: Any = None,
+        clip_value: Any = None,
+        nonfinite: Literal["propagate", "skip", "raise"] = "propagate",
+        threads: int | None = None,
+    ) -> None:
+        super().__init__(
+            params,
+            {
+                "lr": lr,
+                "momentum": momentum,
+                "dampening": dampening,
+                "weight_decay": weight_decay,
+                "nesterov": nesterov,
+            },
+            maximize=maximize,
+            clip_norm=clip_norm,
+            clip_value=clip_value,
+            nonfinite=nonfinite,
+            threads=threads,
+        )
+
+    @staticmethod
+    def _validate(values: Values, scheduled: frozenset[str]) -> str:
+        with_momentum = "momentum" in scheduled or values["momentum"] != 0
+        undamped = "dampening" not in scheduled and values["dampening"] == 0
+        if values["nesterov"] and not (with_momentum and undamped):
+            raise ValueError(
+                "nesterov=True needs momentum > 0 and dampening = 0, got "
+                f"momentum={values.get('momentum', 'a schedule')!r}, "
+                f"dampening={values.get('dampening', 'a schedule')!r}"
+            )
+        return "sgd_momentum" if with_momentum else "sgd"
+
+    @staticmethod
+    def _coefficients(values: Values, step: int, fresh: bool) -> dict[str, float]:
+        return {
+            "l2": values["weight_decay"],
+            "lr": values["lr"],
+            "momentum": values["momentum"],
+            "gain": 1.0 if fresh else 1.0 - values["dampening"],
+            "nesterov": float(values["nesterov"]),
+        }

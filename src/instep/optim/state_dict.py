@@ -1,0 +1,183 @@
+"""Saving and loading an optimizer by parameter name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from instep import _core
+from instep.optim.groups import Cohort, Group, Leaf
+
+if TYPE_CHECKING:
+    from instep.optim.base import Optimizer
+
+VERSION = 1
+_OPTIONS = ("clip_norm", "clip_value", "nonfinite")
+_KEYS = ("version", "optimizer", "steps", "state", "param_groups", "options")
+
+
+class LoadReport(NamedTuple):
+    """What `load_state_dict` did not find (`missing`) or could not use (`unexpected`)."""
+
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+
+
+def save(opt: Optimizer) -> dict[str, Any]:
+    with opt._lock:
+        return {
+            "version": VERSION,
+            "optimizer": type(opt).__name__,
+            "steps": opt.steps,
+            "options": {name: getattr(opt, name) for name in _OPTIONS},
+            "param_groups": [
+                {name: group.options[name] for name in opt._checks}
+                | {"params": [opt._leaves[i].name for i in group.leaves]}
+                for group in opt._groups
+            ],
+            "state": {
+                name: {
+                    key: value.copy(order="K") if isinstance(value, np.ndarray) else value
+                    for key, value in entry.items()
+                }
+                for name, entry in opt.state.items()
+            },
+        }
+
+
+def load(opt: Optimizer, state: Mapping[str, Any], strict: bool) -> LoadReport:
+    """Check everything, then replace: a failed load changes nothing."""
+    with opt._lock:
+        _check_header(opt, state)
+        groups = _checked_groups(opt, state["param_groups"])
+        options = _checked_options(opt, state["options"])
+        report = _names(opt, state)
+        if strict and (report.missing or report.unexpected):
+            raise ValueError(
+                f"the state does not fit the parameters: missing {list(report.missing)}, "
+                f"unexpected {list(report.unexpected)}; strict=False loads what matches"
+            )
+        entries = {
+            i: _checked_entry(leaf, state["state"][leaf.name])
+            for i, leaf in enumerate(opt._leaves)
+            if leaf.name in state["state"]
+        }
+        cohorts = _cohorts(opt, entries)
+
+        for group, checked in zip(opt._groups, groups, strict=True):
+            group.options.update(checked)
+            group.refresh()
+        for name, value in options.items():
+            setattr(opt, name, value)
+        for i, leaf in enumerate(opt._leaves):
+            leaf.state = entries[i][1] if i in entries else {}
+        opt._cohorts = cohorts
+        opt.steps = state["steps"]
+        opt._set_rows()
+        return report
+
+
+def _check_header(opt: Optimizer, state: Mapping[str, Any]) -> None:
+    if not isinstance(state, Mapping):
+        raise TypeError(f"a state_dict is a dict, got {type(state).__name__}")
+    absent = [key for key in _KEYS if key not in state]
+    if absent:
+        raise ValueError(f"not a state_dict of instep: it has no {absent}")
+    if state["version"] != VERSION:
+        raise ValueError(
+            f"the state_dict has version {state['version']!r}, this instep reads {VERSION}"
+        )
+    if state["optimizer"] != type(opt).__name__:
+        raise ValueError(
+            f"the state_dict is of {state['optimizer']}, the optimizer is {type(opt).__name__}"
+        )
+    if not isinstance(state["state"], Mapping):
+        raise TypeError(f"'state' must be a dict, got {type(state['state']).__name__}")
+    _count("steps", state["steps"])
+
+
+def _count(name: str, value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise TypeError(f"{name} must be an int, got {value!r}")
+    if value < 0:
+        raise ValueError(f"{name} must be at least 0, got {value!r}")
+    return int(value)
+
+
+def _checked_groups(opt: Optimizer, saved: Any) -> list[dict[str, Any]]:
+    if not isinstance(saved, list | tuple) or len(saved) != len(opt._groups):
+        found = len(saved) if isinstance(saved, list | tuple) else type(saved).__name__
+        raise ValueError(f"the state_dict has {found} groups, the optimizer {len(opt._groups)}")
+    checked = []
+    for group, options in zip(opt._groups, saved, strict=True):
+        wanted = set(opt._checks)
+        if not isinstance(options, Mapping) or set(options) - {"params"} != wanted:
+            raise ValueError(f"a group of the state_dict needs {sorted(wanted)}, got {options!r}")
+        values = {name: options[name] for name in opt._checks}
+        Group(dict(values), group.structure, group.leaves, opt._checks, opt._validate)
+        checked.append(values)
+    return checked
+
+
+def _checked_options(opt: Optimizer, saved: Any) -> dict[str, Any]:
+    """Try the options on; put the present ones back whatever comes."""
+    if not isinstance(saved, Mapping) or set(saved) != set(_OPTIONS):
+        raise ValueError(f"'options' of the state_dict needs {list(_OPTIONS)}, got {saved!r}")
+    present = {name: getattr(opt, name) for name in _OPTIONS}
+    try:
+        for name in _OPTIONS:
+            setattr(opt, name, saved[name])
+    finally:
+        for name in _OPTIONS:
+            setattr(opt, name, present[name])
+    return {name: saved[name] for name in _OPTIONS}
+
+
+def _names(opt: Optimizer, state: Mapping[str, Any]) -> LoadReport:
+    """Parameters that the saved optimizer did not have, and the other way round."""
+    saved = {name for group in state["param_groups"] for name in group.get("params", ())}
+    saved |= set(state["state"])
+    present = [leaf.name for leaf in opt._leaves]
+    return LoadReport(
+        tuple(name for name in present if name not in saved),
+        tuple(sorted(name for name in saved if name not in present)),
+    )
+
+
+def _checked_entry(leaf: Leaf, entry: Any) -> tuple[int, dict[str, Any]]:
+    """(steps, states) of one leaf, the states copied into the layout that the core wants."""
+    where = f"state[{leaf.name!r}]"
+    if not isinstance(entry, Mapping) or "step" not in entry:
+        raise ValueError(f"{where} must be a dict with 'step' and arrays, got {entry!r:.80}")
+    known = {name for _, names, _ in _core.rules().values() for name in names}
+    states = {}
+    for name, value in entry.items():
+        if name == "step":
+            continue
+        if name not in known:
+            raise ValueError(f"{where} has an unknown state {name!r}")
+        array = np.asarray(value)
+        if array.dtype.kind != "f":
+            raise TypeError(f"{where}[{name!r}] must be floating-point, got {array.dtype}")
+        if array.shape != leaf.parameter.shape:
+            raise ValueError(
+                f"{where}[{name!r}] has shape {array.shape}, the parameter {leaf.parameter.shape}"
+            )
+        states[name] = leaf.new_state()
+        with np.errstate(over="ignore"):
+            states[name][...] = array
+    return _count(f"{where}['step']", entry["step"]), states
+
+
+def _cohorts(opt: Optimizer, entries: Mapping[int, tuple[int, Any]]) -> list[Cohort]:
+    """Leaves of one group, step count and set of states belong together."""
+    merged: dict[Any, Cohort] = {}
+    for k, group in enumerate(opt._groups):
+        for i in group.leaves:
+            steps, states = entries.get(i, (0, {}))
+            key = k, steps, tuple(sorted(states))
+            cohort = merged.setdefault(key, Cohort(group, steps, "", fresh=steps == 0))
+            cohort.leaves.append(i)
+    return list(merged.values())
