@@ -22,8 +22,15 @@ ABI3 = os.environ.get("INSTEP_ABI3", "1") == "1" and not sysconfig.get_config_va
 # -fno-math-errno and -fno-trapping-math change no value; without them GCC vectorizes neither
 # sqrt nor selects.
 FLAGS = {
-    "unix": ["-O3", "-std=gnu11", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math",
-             "-fvisibility=hidden", "-pthread"],
+    "unix": [
+        "-O3",
+        "-std=gnu11",
+        "-ffp-contract=off",
+        "-fno-math-errno",
+        "-fno-trapping-math",
+        "-fvisibility=hidden",
+        "-pthread",
+    ],
     "msvc": ["/O2", "/std:c11", "/fp:precise", "/clang:-ffp-contract=off"],
 }
 FLAGS["unix"] += (
@@ -34,8 +41,7 @@ ISA = {
     "baseline": {"unix": [], "msvc": []},
     "avx2": {"unix": ["-march=x86-64-v3"], "msvc": ["/arch:AVX2"]},
     # 256-bit vectors: GCC's 512-bit Adam is slower (docs/architecture.md).
-    "avx512": {"unix": ["-march=x86-64-v4", "-mprefer-vector-width=256"],
-               "msvc": ["/arch:AVX512"]},
+    "avx512": {"unix": ["-march=x86-64-v4", "-mprefer-vector-width=256"], "msvc": ["/arch:AVX512"]},
 }
 
 
@@ -67,7 +73,7 @@ class BuildExt(build_ext):
                 )
 
             with ThreadPoolExecutor() as pool:
-                ext.extra_objects = sum(pool.map(compile_stub, isas), [])
+                ext.extra_objects = [o for objects in pool.map(compile_stub, isas) for o in objects]
             ext.define_macros += [(f"INSTEP_HAVE_{isa.upper()}", "1") for isa in isas]
             ext.extra_compile_args = FLAGS[kind]
             ext.extra_link_args = [f"-fsanitize={SANITIZE}"] if SANITIZE else []
@@ -80,13 +86,20 @@ extension = Extension(
     ["src/instep/_core.pyx", *SOURCES],
     include_dirs=["csrc", "csrc/include", numpy.get_include()],
     depends=DEPENDS,
-    define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION"),
-                   ("NPY_TARGET_VERSION", "NPY_2_0_API_VERSION")]
+    define_macros=[
+        ("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION"),
+        ("NPY_TARGET_VERSION", "NPY_2_0_API_VERSION"),
+    ]
     + ([("Py_LIMITED_API", "0x030B0000")] if ABI3 else []),
     py_limited_api=ABI3,
 )
-directives = {"language_level": 3, "boundscheck": False, "wraparound": False,
-              "freethreading_compatible": True, "autotestdict": False}
+directives = {
+    "language_level": 3,
+    "boundscheck": False,
+    "wraparound": False,
+    "freethreading_compatible": True,
+    "autotestdict": False,
+}
 setup(
     ext_modules=cythonize([extension], compiler_directives=directives),
     cmdclass={"build_ext": BuildExt},

@@ -6,7 +6,7 @@ ValueError for a wrong value.
 
 import math
 import numbers
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -70,11 +70,9 @@ def choice(name: str, value: object, choices: Sequence[str]) -> str:
     return value
 
 
-def thread_count(value: object) -> int | None:
-    if value is None:
-        return None
+def thread_count(value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
-        raise TypeError(f"threads must be an int or None, got {value!r}")
+        raise TypeError(f"threads must be an int, got {value!r}")
     if value < 1:
         raise ValueError(f"threads must be at least 1, got {value!r}")
     return int(value)
@@ -114,7 +112,7 @@ def _without_copy(path: str, leaf: object) -> Array:
         pass
     if hasattr(leaf, "__dlpack__"):
         try:
-            return np.from_dlpack(leaf)  # type: ignore[arg-type]
+            return np.from_dlpack(leaf)
         except (TypeError, ValueError, RuntimeError, BufferError) as error:
             raise TypeError(
                 f"{path} is {type(leaf).__name__} whose memory NumPy cannot share: {error}"
@@ -170,7 +168,7 @@ def share_memory(a: Array, b: Array) -> bool:
     if not np.may_share_memory(a, b):
         return False
     try:
-        return np.shares_memory(a, b, max_work=_OVERLAP_EFFORT)
+        return np.shares_memory(a, b, max_work=_OVERLAP_EFFORT)  # type: ignore[arg-type]
     except np.exceptions.TooHardError:
         return True
 
@@ -223,7 +221,7 @@ def gradient_shape(path: str, array: Array, wanted: tuple[int, ...]) -> ValueErr
     )
 
 
-def gradient_overlap(path: str, array: Array, others: Sequence[tuple[str, Array]]) -> None:
+def gradient_overlap(path: str, array: Array, others: Iterable[tuple[str, Array]]) -> None:
     """No gradient shares memory with what the step writes."""
     for name, other in others:
         if share_memory(array, other):

@@ -7,7 +7,7 @@ from typing import Literal, overload
 
 import numpy as np
 
-from instep import _core
+from instep import _check, _core
 
 __all__ = ["available_isas", "get_num_threads", "isa", "set_num_threads", "show_config"]
 
@@ -49,7 +49,9 @@ def _select_isa() -> None:
     name = os.environ.get("INSTEP_ISA") or None
     if not _core.select_isa(name):
         choices = ", ".join(_core.available_isas())
-        raise ImportError(f"INSTEP_ISA={name!r} is unknown or not supported here; choose: {choices}")
+        raise ImportError(
+            f"INSTEP_ISA={name!r} is unknown or not supported here; choose: {choices}"
+        )
 
 
 _select_isa()
@@ -68,11 +70,7 @@ def set_num_threads(threads: int) -> None:
         process may use (affinity and control-group quota).
     """
     global _threads
-    if isinstance(threads, bool) or not isinstance(threads, int | np.integer):
-        raise TypeError(f"threads must be an int, got {threads!r}")
-    if threads < 1:
-        raise ValueError(f"threads must be at least 1, got {threads}")
-    _threads = int(threads)
+    _threads = _check.thread_count(threads)
 
 
 def get_num_threads() -> int:

@@ -91,9 +91,7 @@ def mse(
     grad = _check.output(out, pred, {"target": target, "weight": weight})
     values = np.empty_like(pred) if reduction == "none" else None
     scale = 1.0 / divisor if divisor else 0.0
-    total = _core.elementwise(
-        _NUMBER["mse"], pred, target, weight, grad, values, scale, threads
-    )
+    total = _core.elementwise(_NUMBER["mse"], pred, target, weight, grad, values, scale, threads)
     return LossGrad(total * scale if values is None else values, grad)
 
 

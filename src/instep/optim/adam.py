@@ -1,11 +1,12 @@
 """Adam and AdamW."""
 
 import math
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 from instep import _check, _core
 from instep.optim.base import Optimizer
-from instep.optim.groups import Values
+from instep.optim.groups import Check, Values
 
 
 class Adam(Optimizer):
@@ -51,13 +52,25 @@ class Adam(Optimizer):
     True
     """
 
-    hyperparameters = {
+    hyperparameters: ClassVar[Mapping[str, Check]] = {
         "lr": _check.non_negative,
         "betas": _check.fraction,
         "eps": _check.non_negative,
         "weight_decay": _check.non_negative,
         "amsgrad": _check.flag,
     }
+
+    coefficients = (
+        "l2",
+        "decay",
+        "beta1",
+        "one_minus_beta1",
+        "beta2",
+        "one_minus_beta2",
+        "root_scale",
+        "eps",
+        "step_size",
+    )
 
     def __init__(
         self,
@@ -91,23 +104,12 @@ class Adam(Optimizer):
         )
 
     @staticmethod
-    def _validate(values: Values, scheduled: frozenset[str]) -> str:
+    def _rule(values: Values, scheduled: frozenset[str]) -> str:
         return "adam_amsgrad" if values["amsgrad"] else "adam"
 
     @staticmethod
-    def _coefficients(values: Values, step: int, fresh: bool) -> dict[str, float]:
-        beta1, beta2 = values["betas"]
-        return {
-            "l2": values["weight_decay"],
-            "decay": 1.0,
-            "beta1": beta1,
-            "one_minus_beta1": 1.0 - beta1,
-            "beta2": beta2,
-            "one_minus_beta2": 1.0 - beta2,
-            "root_scale": 1.0 / math.sqrt(1.0 - _core.power(beta2, step)),
-            "eps": values["eps"],
-            "step_size": values["lr"] / (1.0 - _core.power(beta1, step)),
-        }
+    def _coefficients(values: Values, step: int, fresh: bool) -> tuple[float, ...]:
+        return _coefficients(values, step, values["weight_decay"], 1.0)
 
 
 class AdamW(Adam):
@@ -170,8 +172,20 @@ class AdamW(Adam):
         )
 
     @staticmethod
-    def _coefficients(values: Values, step: int, fresh: bool) -> dict[str, float]:
-        coefficients = Adam._coefficients(values, step, fresh)
-        coefficients["l2"] = 0.0
-        coefficients["decay"] = 1.0 - values["lr"] * values["weight_decay"]
-        return coefficients
+    def _coefficients(values: Values, step: int, fresh: bool) -> tuple[float, ...]:
+        return _coefficients(values, step, 0.0, 1.0 - values["lr"] * values["weight_decay"])
+
+
+def _coefficients(values: Values, step: int, l2: float, decay: float) -> tuple[float, ...]:
+    beta1, beta2 = values["betas"]
+    return (
+        l2,
+        decay,
+        beta1,
+        1.0 - beta1,
+        beta2,
+        1.0 - beta2,
+        1.0 / math.sqrt(1.0 - _core.power(beta2, step)),
+        values["eps"],
+        values["lr"] / (1.0 - _core.power(beta1, step)),
+    )

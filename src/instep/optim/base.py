@@ -1,23 +1,22 @@
-"""The optimizer: groups, gradients, the step, the state. No math of a rule; see csrc/rules."""
+"""The optimizer: options, groups, the order of a step, the state. No math of a rule."""
 
 import math
 import os
 import threading
 import weakref
 from collections.abc import Mapping
-from operator import itemgetter
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from instep import _check, _core, config
+from instep import _check, config
 from instep._check import Array
-from instep.optim.groups import Check, Cohort, Group, Leaf, Values, walk_order
+from instep.optim.groups import Check, Group, Values
+from instep.optim.leaves import RULES, Cohort, Leaf, Leaves
 from instep.optim.norm import count_nonfinite, gradient_norm
 from instep.optim.state_dict import LoadReport, load, save
 from instep.tree import Structure
 
-_RULES = _core.rules()
 _NOT_GIVEN: Any = object()
 _LARGEST_FLOAT32 = float(np.finfo(np.float32).max)
 _POLICIES = ("propagate", "skip", "raise")
@@ -60,10 +59,17 @@ class StepReport(NamedTuple):
 
 
 class Optimizer:
-    """What all optimizers share. Use a subclass: `SGD`, `RMSprop`, `Adam`, `AdamW`."""
+    """What all optimizers share. Use a subclass: `SGD`, `RMSprop`, `Adam`, `AdamW`.
+
+    A subclass names its hyperparameters, chooses the update rule of a group and computes the
+    rule's coefficients; everything else is here.
+    """
 
     # Hyperparameters of a group: name -> check. `maximize` is added to all.
     hyperparameters: ClassVar[Mapping[str, Check]] = {}
+    # What `_coefficients` returns, in order: what csrc/kernels.def lists for the rules behind
+    # gradient_scale and gradient_limit, which are computed here.
+    coefficients: ClassVar[tuple[str, ...]] = ()
 
     def __init__(
         self,
@@ -86,14 +92,30 @@ class Optimizer:
         self.steps: int = 0
         """Steps applied so far."""
         self._groups: list[Group] = []
-        self._leaves: list[Leaf] = []
-        self._cohorts: list[Cohort] = []
+        self._leaves = Leaves()
         self._buffers: list[Array] | None = None
         self._listed = _is_group_list(params)
         for group in params if self._listed else [{"params": params}]:
             self._append_group(group)
-        self._make_plan()
         _living.add(self)
+
+    def __init_subclass__(cls) -> None:
+        """Refuse coefficients that are not, name for name, what the core's rules read."""
+        super().__init_subclass__()
+        if cls.coefficients not in {names[2:] for _, _, names in RULES.values()}:
+            raise TypeError(f"{cls.__name__}.coefficients are no rule's: {cls.coefficients}")
+
+    # ---- what a subclass defines -----------------------------------------------------------
+
+    @staticmethod
+    def _rule(values: Values, scheduled: frozenset[str]) -> str:
+        """Check combinations of the constant values; return the name of the update rule."""
+        raise NotImplementedError
+
+    @staticmethod
+    def _coefficients(values: Values, step: int, fresh: bool) -> tuple[float, ...]:
+        """The rule's coefficients at a leaf's 1-based step; `fresh`: its states are new."""
+        raise NotImplementedError
 
     # ---- options ---------------------------------------------------------------------------
 
@@ -104,15 +126,13 @@ class Optimizer:
         elif name == "nonfinite":
             value = _check.choice(name, value, _POLICIES)
         elif name == "threads":
-            value = _check.thread_count(value)
+            value = None if value is None else _check.thread_count(value)
         super().__setattr__(name, value)
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
         """One dict per group: "params" and the hyperparameters, which may be changed there."""
         return [group.options for group in self._groups]
-
-    # ---- groups and leaves -----------------------------------------------------------------
 
     def add_param_group(self, group: dict[str, Any]) -> None:
         """Add parameters with hyperparameters of their own.
@@ -124,81 +144,38 @@ class Optimizer:
             constructor's. Gradients then come as a list with one tree per group.
         """
         with self._lock:
-            before = len(self._groups), len(self._leaves)
-            try:
-                self._append_group(group)
-                self._make_plan()
-            except BaseException:
-                del self._groups[before[0] :], self._leaves[before[1] :]
-                self._cohorts = [c for c in self._cohorts if c.group in self._groups]
-                raise
+            self._append_group(group)
             self._listed = True
             self._buffers = None
 
-    def _append_group(self, group: Any) -> None:
+    def _append_group(self, options: Any) -> None:
         index = len(self._groups)
-        if not isinstance(group, dict) or "params" not in group:
-            raise TypeError(f"params[{index}] must be a dict with the key 'params', got {group!r}")
-        known = ", ".join(self._checks)
-        for name in group:
+        if not isinstance(options, dict) or "params" not in options:
+            raise TypeError(f"a group must be a dict with the key 'params', got {options!r}")
+        for name in options:
             if name != "params" and name not in self._checks:
+                known = ", ".join(self._checks)
                 raise TypeError(f"params[{index}] has no hyperparameter {name!r}; known: {known}")
-        prefix, root = (str(index), f"params[{index}]['params']")
-        if index == 0 and not self._listed:
-            prefix, root = "", "params"
-        structure = Structure(group["params"])
+        plain = index == 0 and not self._listed
+        prefix, root = ("", "params") if plain else (str(index), f"params[{index}]['params']")
+        grad_root = "grads" if plain else f"grads[{index}]"
+        structure = Structure(options["params"])
         if structure.size == 0:
             raise ValueError(f"{root} holds no array; pass at least one parameter")
-        start = len(self._leaves)
-        paths = structure.paths(root)
-        for name, path, leaf in zip(
-            structure.names(prefix),
-            paths,
-            structure.flatten(group["params"], root),
-            strict=True,
-        ):
-            array = _check.parameter(path, leaf)
-            self._leaves.append(Leaf(name or "param", path, array, walk_order(array)))
-        leaves = range(start, len(self._leaves))
-        self._groups.append(
-            Group({**self.defaults, **group}, structure, leaves, self._checks, self._validate)
-        )
-        self._cohorts.append(Cohort(self._groups[-1], 0, "", True, list(leaves)))
-
-    def _make_plan(self) -> None:
-        """Tell the core about all leaves. States are told when their first gradient comes."""
-        names = [leaf.name for leaf in self._leaves]
-        if len(set(names)) < len(names):
-            twice = next(name for name in names if names.count(name) > 1)
-            raise ValueError(
-                f"two parameters are called {twice!r}; rename a key, since the state is saved by "
-                "name"
+        leaves = [
+            Leaf(name or "param", path, grad_path, _check.parameter(path, array))
+            for name, path, grad_path, array in zip(
+                structure.names(prefix),
+                structure.paths(root),
+                structure.paths(grad_root),
+                structure.flatten(options["params"], root),
+                strict=True,
             )
-        arrays = [leaf.parameter for leaf in self._leaves]
-        _check.disjoint(arrays, [leaf.path for leaf in self._leaves])
-        self._plan = _core.Plan(arrays)
-        for cohort in self._cohorts:
-            cohort.rule = ""
-        self._set_rows()
-
-    def _set_rows(self) -> None:
-        rows = [0] * len(self._leaves)
-        for row, cohort in enumerate(self._cohorts):
-            for leaf in cohort.leaves:
-                rows[leaf] = row
-        self._plan.set_rows(rows, len(self._cohorts))
-
-    # ---- what a subclass defines -----------------------------------------------------------
-
-    @staticmethod
-    def _validate(values: Values, scheduled: frozenset[str]) -> str:
-        """Check combinations of constants; return the name of the update rule."""
-        raise NotImplementedError
-
-    @staticmethod
-    def _coefficients(values: Values, step: int, fresh: bool) -> dict[str, float]:
-        """The rule's coefficients at a leaf's 1-based step, by the names of kernels.def."""
-        raise NotImplementedError
+        ]
+        members = range(len(self._leaves), len(self._leaves) + len(leaves))
+        group = Group({**self.defaults, **options}, structure, members, self._checks, self._rule)
+        self._leaves.extend(leaves, Cohort(group, leaves=list(members)))
+        self._groups.append(group)
 
     # ---- gradients -------------------------------------------------------------------------
 
@@ -211,7 +188,7 @@ class Optimizer:
         """
         with self._lock:
             if self._buffers is None:
-                self._buffers = [leaf.new_state() for leaf in self._leaves]
+                self._buffers = [leaf.new_state() for leaf in self._leaves.all]
             trees = [
                 group.structure.build([self._buffers[i] for i in group.leaves])
                 for group in self._groups
@@ -231,7 +208,9 @@ class Optimizer:
         if not self._listed:
             return self._groups[0].structure.flatten(grads, "grads")
         if not isinstance(grads, list | tuple):
-            raise TypeError(f"grads must be a list with one tree per group, got {type(grads)}")
+            raise TypeError(
+                f"grads must be a list with one tree per group, got {type(grads).__name__}"
+            )
         if len(grads) != len(self._groups):
             raise ValueError(
                 f"grads has {len(grads)} trees for {len(self._groups)} groups; give one per group"
@@ -240,35 +219,6 @@ class Optimizer:
         for k, (group, tree) in enumerate(zip(self._groups, grads, strict=True)):
             flat += group.structure.flatten(tree, f"grads[{k}]")
         return flat
-
-    def _grad_path(self, leaf: int) -> str:
-        path = self._leaves[leaf].path.removeprefix("params")
-        return "grads" + path.replace("['params']", "", 1) if self._listed else "grads" + path
-
-    def _bind(self, gradients: list[Any]) -> list[Any]:
-        """Hand the gradients to the core; convert or refuse those it does not take as they are."""
-        leaf = self._plan.bind(gradients, 0, -1)
-        if leaf < 0:
-            return gradients
-        gradients = list(gradients)
-        while leaf >= 0:
-            path, owner = self._grad_path(leaf), self._leaves[leaf]
-            trusted = -1
-            if self._plan.reason == _core.WRONG_SHAPE:
-                raise _check.gradient_shape(path, gradients[leaf], owner.parameter.shape)
-            if self._plan.reason == _core.MAY_OVERLAP:
-                _check.gradient_overlap(path, gradients[leaf], list(self._written()))
-                trusted = leaf
-            else:
-                gradients[leaf] = _check.gradient(path, gradients[leaf])
-            leaf = self._plan.bind(gradients, leaf, trusted)
-        return gradients
-
-    def _written(self) -> Any:
-        for leaf in self._leaves:
-            yield leaf.path, leaf.parameter
-            for name, array in leaf.state.items():
-                yield f"state[{leaf.name!r}][{name!r}]", array
 
     # ---- the step --------------------------------------------------------------------------
 
@@ -301,122 +251,64 @@ class Optimizer:
         """
         with self._lock:
             step = self.steps
-            values = [group.at(step) for group in self._groups]
-            if grad_scale != 1.0:
-                grad_scale = _check.positive("grad_scale", grad_scale)
+            for group in self._groups:
+                group.advance(step)
+            lr = self._groups[0].values["lr"]
             clip_norm, limit = self.clip_norm, self.clip_value
             if callable(clip_norm):
                 clip_norm = _check.scheduled(_check.non_negative, "clip_norm", clip_norm, step)
             if callable(limit):
                 limit = _check.scheduled(_check.positive, "clip_value", limit, step)
+            if grad_scale != 1.0:
+                grad_scale = _check.positive("grad_scale", grad_scale)
             threads = self.threads or config.get_num_threads()
-            lr: float = values[0]["lr"]
+            gradients = self._leaves.bind(self._flatten(grads))
 
-            gradients = self._bind(self._flatten(grads))
-            active = self._active_cohorts(gradients)
             scale, norm, bad = 1.0 / grad_scale, None, None
             if clip_norm is not None or self.nonfinite != "propagate":
-                norm, bad = self._measure(gradients, grad_scale, threads)
+                norm, bad = gradient_norm(self._leaves, gradients, threads)
+                norm *= scale
                 if clip_norm is not None and not norm <= clip_norm:
                     scale *= clip_norm / norm  # NaN stays NaN: it is to be seen
                 if self.nonfinite != "propagate":
-                    bad = self._overflows(gradients, scale, norm * grad_scale, bad)
+                    bad = self._refused(gradients, scale, norm, bad)
                     if bad:
-                        self._refuse(gradients, scale)
                         return StepReport(step, lr, False, norm, bad)
 
-            if limit is None:
-                limit = math.inf
-            self._allocate(active)
-            rows: list[tuple[float, ...] | None] = []
-            for cohort, takes_part in zip(self._cohorts, active, strict=True):
-                row = None
-                if takes_part:
-                    k = self._groups.index(cohort.group) if len(self._groups) > 1 else 0
-                    row = self._pack(cohort, values[k], scale, limit)
-                rows.append(row)
-            self._plan.step(rows, threads)
-            for cohort, takes_part in zip(self._cohorts, active, strict=True):
-                if takes_part:
-                    cohort.steps += 1
-                    cohort.fresh = False
+            self._leaves.allocate()
+            rows = self._rows(scale, math.inf if limit is None else limit)
+            self._leaves.update(rows, threads)
             self.steps = step + 1
-            return StepReport(step + 1, lr, True, norm, bad)
+            return _report(StepReport, (step + 1, lr, True, norm, bad))
 
-    def _pack(
-        self, cohort: Cohort, values: Values, scale: float, limit: float
-    ) -> tuple[float, ...]:
-        coefficients = self._coefficients(values, cohort.steps + 1, cohort.fresh)
-        coefficients["gradient_scale"] = -scale if values["maximize"] else scale
-        coefficients["gradient_limit"] = limit
-        return _PACKERS[cohort.rule](coefficients)
+    def _rows(self, scale: float, limit: float) -> list[tuple[float, ...] | None]:
+        """Each cohort's coefficients, in the order of kernels.def."""
+        rows: list[tuple[float, ...] | None] = []
+        for cohort in self._leaves.cohorts:
+            row = None
+            if cohort.active:
+                values = cohort.group.values
+                signed = -scale if values["maximize"] else scale
+                row = (signed, limit) + self._coefficients(  # noqa: RUF005 - faster than a star
+                    values, cohort.steps + 1, cohort.fresh
+                )
+            rows.append(row)
+        return rows
 
-    def _active_cohorts(self, gradients: list[Any]) -> list[bool]:
-        """Which cohorts take part; cohorts of which only some leaves do are split first."""
-        if self._plan.bound == len(self._leaves):
-            return [True] * len(self._cohorts)
-        counts = self._plan.bound_per_row(gradients)
-        if all(
-            n in (0, len(cohort.leaves))
-            for n, cohort in zip(counts, self._cohorts, strict=True)
-        ):
-            return [n > 0 for n in counts]
-        merged: dict[tuple[Any, bool], Cohort] = {}
-        for cohort in self._cohorts:
-            for leaf in cohort.leaves:
-                part = cohort.key(), gradients[leaf] is not None
-                if part not in merged:
-                    merged[part] = Cohort(cohort.group, cohort.steps, cohort.rule, cohort.fresh)
-                merged[part].leaves.append(leaf)
-        self._cohorts = list(merged.values())
-        self._set_rows()
-        return [takes_part for _, takes_part in merged]
-
-    def _allocate(self, active: list[bool]) -> None:
-        """Make the states that a rule needs and has not got; nothing in the steady state."""
-        changed = False
-        for cohort, takes_part in zip(self._cohorts, active, strict=True):
-            rule = cohort.group.rule
-            if not takes_part or cohort.rule == rule:
-                continue
-            number, names, _ = _RULES[rule]
-            leaves = [self._leaves[i] for i in cohort.leaves]
-            new = [
-                {name: leaf.new_state() for name in names if name not in leaf.state}
-                for leaf in leaves
-            ]
-            for i, leaf, states in zip(cohort.leaves, leaves, new, strict=True):
-                leaf.state.update(states)
-                self._plan.set_rule(i, number, tuple([leaf.state[name] for name in names]))
-                cohort.fresh = cohort.fresh or bool(states)
-            cohort.rule = rule
-            changed = True
-        if changed:
-            self._plan.finish()
-
-    def _measure(
-        self, gradients: list[Any], grad_scale: float, threads: int
-    ) -> tuple[float, int]:
-        norm, bad = gradient_norm(self._plan, gradients, threads)
-        return norm / grad_scale, bad
-
-    def _overflows(self, gradients: list[Any], scale: float, norm: float, bad: int) -> int:
-        """Count also float64 gradients that a float32 parameter cannot take."""
-        if bad or norm * abs(scale) <= _LARGEST_FLOAT32:
-            return bad
-        arrays = [leaf.parameter for leaf in self._leaves]
-        return sum(count_nonfinite(gradients, arrays, scale))
-
-    def _refuse(self, gradients: list[Any], scale: float) -> None:
-        if self.nonfinite != "raise":
-            return
-        counts = count_nonfinite(gradients, [leaf.parameter for leaf in self._leaves], scale)
-        leaf = next((i for i, n in enumerate(counts) if n), 0)
-        raise FloatingPointError(
-            f"{self._grad_path(leaf)} has {counts[leaf]} NaN or infinite elements "
-            f"({sum(counts)} in all); nothing was updated. Lower the learning rate, clip, or use "
-            "nonfinite='skip'"
-        )
+    def _refused(self, gradients: list[Any], scale: float, norm: float, bad: int) -> int:
+        """How many elements forbid the step, also those that overflow in a float32 parameter."""
+        if not bad and norm * scale <= _LARGEST_FLOAT32:
+            return 0
+        counts = count_nonfinite(gradients, [leaf.parameter for leaf in self._leaves.all], scale)
+        total = sum(counts)
+        if total and self.nonfinite == "raise":
+            first = next(i for i, count in enumerate(counts) if count)
+            raise FloatingPointError(
+                f"{self._leaves.all[first].grad_path} has {counts[first]} NaN or infinite "
+                f"elements ({total} in all); nothing was updated. Lower the learning rate, clip, "
+                "or use nonfinite='skip'"
+            )
+        return total
 
     # ---- state -----------------------------------------------------------------------------
 
@@ -428,10 +320,10 @@ class Optimizer:
         left out, as in PyTorch.
         """
         with self._lock:
-            steps = {i: cohort.steps for cohort in self._cohorts for i in cohort.leaves}
+            steps = self._leaves.steps()
             return {
                 leaf.name: {"step": steps[i], **leaf.state}
-                for i, leaf in enumerate(self._leaves)
+                for i, leaf in enumerate(self._leaves.all)
                 if leaf.state or steps[i]
             }
 
@@ -466,7 +358,7 @@ class Optimizer:
         return load(self, state, strict)
 
 
-_PACKERS = {name: itemgetter(*coefficients) for name, (_, _, coefficients) in _RULES.items()}
+_report = tuple.__new__  # StepReport without the cost of keyword handling
 
 
 def _is_group_list(params: Any) -> bool:

@@ -6,27 +6,27 @@ from typing import Any
 
 import numpy as np
 
-from instep import _core
 from instep._check import Array
+from instep.optim.leaves import Leaves
 
 # Squares of float64 gradients leave float64's range beyond about 1e154 and below about 1e-162.
 _SMALL, _UP, _DOWN = 2.0**-900, 2.0**600, 2.0**-600
 
 
-def gradient_norm(plan: _core.Plan, gradients: Sequence[Any], threads: int) -> tuple[float, int]:
+def gradient_norm(leaves: Leaves, gradients: Sequence[Any], threads: int) -> tuple[float, int]:
     """Global L2 norm of the bound gradients and how many of their elements are not finite.
 
     norm = sqrt(sum g^2), accumulated in float64 in a fixed order.
     """
-    total = plan.sum_squares(1.0, threads)
+    total = leaves.sum_squares(1.0, threads)
     if _SMALL <= total < math.inf:
         return math.sqrt(total), 0
     if total < _SMALL:
-        return math.sqrt(plan.sum_squares(_UP, threads)) / _UP, 0
+        return math.sqrt(leaves.sum_squares(_UP, threads)) / _UP, 0
     bad = sum(count_nonfinite(gradients))
     if bad:
         return math.sqrt(total), bad  # NaN, or infinite
-    return math.sqrt(plan.sum_squares(_DOWN, threads)) / _DOWN, 0
+    return math.sqrt(leaves.sum_squares(_DOWN, threads)) / _DOWN, 0
 
 
 def count_nonfinite(

@@ -1,10 +1,11 @@
 """RMSprop."""
 
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 from instep import _check
 from instep.optim.base import Optimizer
-from instep.optim.groups import Values
+from instep.optim.groups import Check, Values
 
 
 class RMSprop(Optimizer):
@@ -47,7 +48,7 @@ class RMSprop(Optimizer):
     1
     """
 
-    hyperparameters = {
+    hyperparameters: ClassVar[Mapping[str, Check]] = {
         "lr": _check.non_negative,
         "alpha": _check.fraction,
         "eps": _check.non_negative,
@@ -55,6 +56,8 @@ class RMSprop(Optimizer):
         "momentum": _check.non_negative,
         "centered": _check.flag,
     }
+
+    coefficients = ("l2", "lr", "alpha", "one_minus_alpha", "eps", "momentum")
 
     def __init__(
         self,
@@ -90,19 +93,19 @@ class RMSprop(Optimizer):
         )
 
     @staticmethod
-    def _validate(values: Values, scheduled: frozenset[str]) -> str:
+    def _rule(values: Values, scheduled: frozenset[str]) -> str:
         with_momentum = "momentum" in scheduled or values["momentum"] != 0
         rule = "rmsprop_centered" if values["centered"] else "rmsprop"
         return rule + "_momentum" if with_momentum else rule
 
     @staticmethod
-    def _coefficients(values: Values, step: int, fresh: bool) -> dict[str, float]:
+    def _coefficients(values: Values, step: int, fresh: bool) -> tuple[float, ...]:
         alpha = values["alpha"]
-        return {
-            "l2": values["weight_decay"],
-            "lr": values["lr"],
-            "alpha": alpha,
-            "one_minus_alpha": 1.0 - alpha,
-            "eps": values["eps"],
-            "momentum": values["momentum"],
-        }
+        return (
+            values["weight_decay"],
+            values["lr"],
+            alpha,
+            1.0 - alpha,
+            values["eps"],
+            values["momentum"],
+        )

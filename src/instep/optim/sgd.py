@@ -1,10 +1,11 @@
 """Stochastic gradient descent."""
 
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 from instep import _check
 from instep.optim.base import Optimizer
-from instep.optim.groups import Values
+from instep.optim.groups import Check, Values
 
 
 class SGD(Optimizer):
@@ -58,13 +59,15 @@ class SGD(Optimizer):
     array([ 0.8, -1.6], dtype=float32)
     """
 
-    hyperparameters = {
+    hyperparameters: ClassVar[Mapping[str, Check]] = {
         "lr": _check.non_negative,
         "momentum": _check.non_negative,
         "dampening": _check.real,
         "weight_decay": _check.non_negative,
         "nesterov": _check.flag,
     }
+
+    coefficients = ("l2", "lr", "momentum", "gain", "nesterov")
 
     def __init__(
         self,
@@ -98,7 +101,7 @@ class SGD(Optimizer):
         )
 
     @staticmethod
-    def _validate(values: Values, scheduled: frozenset[str]) -> str:
+    def _rule(values: Values, scheduled: frozenset[str]) -> str:
         with_momentum = "momentum" in scheduled or values["momentum"] != 0
         undamped = "dampening" not in scheduled and values["dampening"] == 0
         if values["nesterov"] and not (with_momentum and undamped):
@@ -110,11 +113,11 @@ class SGD(Optimizer):
         return "sgd_momentum" if with_momentum else "sgd"
 
     @staticmethod
-    def _coefficients(values: Values, step: int, fresh: bool) -> dict[str, float]:
-        return {
-            "l2": values["weight_decay"],
-            "lr": values["lr"],
-            "momentum": values["momentum"],
-            "gain": 1.0 if fresh else 1.0 - values["dampening"],
-            "nesterov": float(values["nesterov"]),
-        }
+    def _coefficients(values: Values, step: int, fresh: bool) -> tuple[float, ...]:
+        return (
+            values["weight_decay"],
+            values["lr"],
+            values["momentum"],
+            1.0 if fresh else 1.0 - values["dampening"],
+            values["nesterov"],
+        )

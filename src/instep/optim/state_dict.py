@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from instep import _core
-from instep.optim.groups import Cohort, Group, Leaf
+from instep.optim.groups import Group
+from instep.optim.leaves import RULES, Cohort, Leaf
 
 if TYPE_CHECKING:
     from instep.optim.base import Optimizer
@@ -34,7 +34,7 @@ def save(opt: Optimizer) -> dict[str, Any]:
             "options": {name: getattr(opt, name) for name in _OPTIONS},
             "param_groups": [
                 {name: group.options[name] for name in opt._checks}
-                | {"params": [opt._leaves[i].name for i in group.leaves]}
+                | {"params": [opt._leaves.all[i].name for i in group.leaves]}
                 for group in opt._groups
             ],
             "state": {
@@ -61,7 +61,7 @@ def load(opt: Optimizer, state: Mapping[str, Any], strict: bool) -> LoadReport:
             )
         entries = {
             i: _checked_entry(leaf, state["state"][leaf.name])
-            for i, leaf in enumerate(opt._leaves)
+            for i, leaf in enumerate(opt._leaves.all)
             if leaf.name in state["state"]
         }
         cohorts = _cohorts(opt, entries)
@@ -71,11 +71,10 @@ def load(opt: Optimizer, state: Mapping[str, Any], strict: bool) -> LoadReport:
             group.refresh()
         for name, value in options.items():
             setattr(opt, name, value)
-        for i, leaf in enumerate(opt._leaves):
+        for i, leaf in enumerate(opt._leaves.all):
             leaf.state = entries[i][1] if i in entries else {}
-        opt._cohorts = cohorts
+        opt._leaves.replace_cohorts(cohorts)
         opt.steps = state["steps"]
-        opt._set_rows()
         return report
 
 
@@ -116,7 +115,7 @@ def _checked_groups(opt: Optimizer, saved: Any) -> list[dict[str, Any]]:
         if not isinstance(options, Mapping) or set(options) - {"params"} != wanted:
             raise ValueError(f"a group of the state_dict needs {sorted(wanted)}, got {options!r}")
         values = {name: options[name] for name in opt._checks}
-        Group(dict(values), group.structure, group.leaves, opt._checks, opt._validate)
+        Group(dict(values), group.structure, group.leaves, opt._checks, opt._rule)
         checked.append(values)
     return checked
 
@@ -139,7 +138,7 @@ def _names(opt: Optimizer, state: Mapping[str, Any]) -> LoadReport:
     """Parameters that the saved optimizer did not have, and the other way round."""
     saved = {name for group in state["param_groups"] for name in group.get("params", ())}
     saved |= set(state["state"])
-    present = [leaf.name for leaf in opt._leaves]
+    present = [leaf.name for leaf in opt._leaves.all]
     return LoadReport(
         tuple(name for name in present if name not in saved),
         tuple(sorted(name for name in saved if name not in present)),
@@ -151,7 +150,7 @@ def _checked_entry(leaf: Leaf, entry: Any) -> tuple[int, dict[str, Any]]:
     where = f"state[{leaf.name!r}]"
     if not isinstance(entry, Mapping) or "step" not in entry:
         raise ValueError(f"{where} must be a dict with 'step' and arrays, got {entry!r:.80}")
-    known = {name for _, names, _ in _core.rules().values() for name in names}
+    known = {name for _, names, _ in RULES.values() for name in names}
     states = {}
     for name, value in entry.items():
         if name == "step":
@@ -178,6 +177,6 @@ def _cohorts(opt: Optimizer, entries: Mapping[int, tuple[int, Any]]) -> list[Coh
         for i in group.leaves:
             steps, states = entries.get(i, (0, {}))
             key = k, steps, tuple(sorted(states))
-            cohort = merged.setdefault(key, Cohort(group, steps, "", fresh=steps == 0))
+            cohort = merged.setdefault(key, Cohort(group, steps, fresh=steps == 0))
             cohort.leaves.append(i)
     return list(merged.values())

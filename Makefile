@@ -1,0 +1,15 @@
+.PHONY: dev test test-isa parity lint format test-c asan tsan digits bench wheel clean
+
+dev:      ; python -m pip install -e ".[test,demo,lint]"
+test:     ; python -m pytest
+test-isa: ; for isa in $$(python -c "import instep; print(*instep.available_isas())"); do INSTEP_ISA=$$isa python -m pytest -q || exit 1; done
+parity:   ; python -m pip install ".[test,parity]" && python -m pytest
+lint:     ; ruff check . && ruff format --check . && mypy && python -m mypy.stubtest instep._core && cython-lint src && clang-format --dry-run -Werror $$(git ls-files 'csrc/*.[ch]' 'benchmarks/*.c')
+format:   ; ruff check --fix . && ruff format . && clang-format -i $$(git ls-files 'csrc/*.[ch]' 'benchmarks/*.c')
+test-c:   ; bash csrc/tests/run.sh plain
+asan:     ; bash csrc/tests/run.sh asan
+tsan:     ; bash csrc/tests/run.sh tsan
+digits:   ; python examples/digits.py
+bench:    ; python -m benchmarks
+wheel:    ; python -m build
+clean:    ; rm -rf build dist src/*.egg-info src/instep/_core.c src/instep/*.so

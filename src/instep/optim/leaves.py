@@ -1,0 +1,179 @@
+"""The parameter arrays of an optimizer: their states, step counts and this step's gradients."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from instep import _check, _core
+from instep._check import Array
+from instep.optim.groups import Group
+
+RULES = _core.rules()
+
+
+@dataclass(slots=True)
+class Leaf:
+    """One parameter array."""
+
+    name: str  # "layers.0.W"
+    path: str  # "params['layers'][0]['W']"
+    grad_path: str
+    parameter: Array
+    state: dict[str, Array] = field(default_factory=dict)
+
+    def new_state(self) -> Array:
+        """Zeros of the parameter's shape and dtype, dense in the parameter's memory order."""
+        strides = self.parameter.strides
+        # As csrc/view.c walks: axes by falling |stride|.
+        order = sorted(range(self.parameter.ndim), key=lambda axis: -abs(strides[axis]))
+        zeros = np.zeros([self.parameter.shape[axis] for axis in order], self.parameter.dtype)
+        return zeros.transpose(np.argsort(order)) if order else zeros
+
+
+@dataclass(slots=True, eq=False)
+class Cohort:
+    """Leaves of one group that have taken equally many steps, so share their coefficients."""
+
+    group: Group
+    steps: int = 0
+    rule: str = ""  # "" until the core knows the leaves' states
+    fresh: bool = True  # a state of theirs has not been written yet
+    active: bool = True  # has gradients in this step
+    leaves: list[int] = field(default_factory=list)
+
+    def key(self) -> tuple[Any, ...]:
+        """Cohorts of equal key may be merged; those whose states may yet differ may not."""
+        return id(self.group), self.steps, self.rule, self.fresh, 0 if self.rule else id(self)
+
+
+class Leaves:
+    """All leaves of an optimizer, in the order of the flattened gradients."""
+
+    def __init__(self) -> None:
+        self.all: list[Leaf] = []
+        self.cohorts: list[Cohort] = []
+        self._plan = _core.Plan([])
+        self._partial = False
+
+    def __len__(self) -> int:
+        return len(self.all)
+
+    # ---- membership ------------------------------------------------------------------------
+
+    def extend(self, leaves: list[Leaf], cohort: Cohort) -> None:
+        """Take in the leaves of a new group, or none of them if something is wrong."""
+        everything = self.all + leaves
+        names = [leaf.name for leaf in everything]
+        if len(set(names)) < len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            raise ValueError(
+                f"two parameters are called {twice!r}; rename a key: states are saved by name"
+            )
+        arrays = [leaf.parameter for leaf in everything]
+        _check.disjoint(arrays, [leaf.path for leaf in everything])
+        plan = _core.Plan(arrays)
+        self.all, self._plan = everything, plan
+        self.replace_cohorts([*self.cohorts, cohort])
+
+    def replace_cohorts(self, cohorts: list[Cohort]) -> None:
+        """Group the leaves anew; the core learns their states at the next step."""
+        for cohort in cohorts:
+            cohort.rule = ""
+        self._set_cohorts(cohorts)
+
+    def _set_cohorts(self, cohorts: list[Cohort]) -> None:
+        rows = [0] * len(self.all)
+        for row, cohort in enumerate(cohorts):
+            for leaf in cohort.leaves:
+                rows[leaf] = row
+        self._plan.set_rows(rows, len(cohorts))
+        self.cohorts = cohorts
+
+    def steps(self) -> dict[int, int]:
+        """How many gradients each leaf has taken."""
+        return {leaf: cohort.steps for cohort in self.cohorts for leaf in cohort.leaves}
+
+    def written(self) -> Iterator[tuple[str, Array]]:
+        """Everything that a step writes, with its name for messages."""
+        for leaf in self.all:
+            yield leaf.path, leaf.parameter
+            for name, array in leaf.state.items():
+                yield f"state[{leaf.name!r}][{name!r}]", array
+
+    # ---- one step --------------------------------------------------------------------------
+
+    def bind(self, gradients: list[Any]) -> list[Any]:
+        """Hand the gradients to the core; convert or refuse those it does not take as they are."""
+        stop = self._plan.bind(gradients, 0, -1)
+        if stop >= 0:
+            gradients = list(gradients)
+        while stop >= 0:
+            leaf, trusted = self.all[stop], -1
+            if self._plan.reason == _core.WRONG_SHAPE:
+                shape = leaf.parameter.shape
+                raise _check.gradient_shape(leaf.grad_path, gradients[stop], shape)
+            if self._plan.reason == _core.MAY_OVERLAP:
+                _check.gradient_overlap(leaf.grad_path, gradients[stop], self.written())
+                trusted = stop
+            else:
+                gradients[stop] = _check.gradient(leaf.grad_path, gradients[stop])
+            stop = self._plan.bind(gradients, stop, trusted)
+        if self._partial or self._plan.bound < len(self.all):
+            self._mark_active(gradients)
+        return gradients
+
+    def _mark_active(self, gradients: list[Any]) -> None:
+        """Say which cohorts take part; one of which only some leaves do is split first."""
+        counts = self._plan.bound_per_row(gradients)
+        sizes = [len(cohort.leaves) for cohort in self.cohorts]
+        if any(0 < count < size for count, size in zip(counts, sizes, strict=True)):
+            parts: dict[Any, Cohort] = {}
+            for cohort in self.cohorts:
+                for leaf in cohort.leaves:
+                    key = cohort.key(), gradients[leaf] is not None
+                    if key not in parts:
+                        parts[key] = Cohort(
+                            cohort.group, cohort.steps, cohort.rule, cohort.fresh, key[1]
+                        )
+                    parts[key].leaves.append(leaf)
+            self._set_cohorts(list(parts.values()))
+        else:
+            for count, cohort in zip(counts, self.cohorts, strict=True):
+                cohort.active = count > 0
+        self._partial = self._plan.bound < len(self.all)
+
+    def sum_squares(self, scale: float, threads: int) -> float:
+        """Sum of (scale * g)^2 over the bound gradients, in float64."""
+        return self._plan.sum_squares(scale, threads)
+
+    def allocate(self) -> None:
+        """Make the states that a rule needs and has not got; nothing in the steady state."""
+        changed = False
+        for cohort in self.cohorts:
+            if cohort.active and cohort.rule != cohort.group.rule:
+                self._allocate(cohort)
+                changed = True
+        if changed:
+            self._plan.finish()
+
+    def _allocate(self, cohort: Cohort) -> None:
+        number, names, _ = RULES[cohort.group.rule]
+        leaves = [self.all[i] for i in cohort.leaves]
+        new = [
+            {name: leaf.new_state() for name in names if name not in leaf.state} for leaf in leaves
+        ]
+        for i, leaf, states in zip(cohort.leaves, leaves, new, strict=True):
+            leaf.state.update(states)
+            self._plan.set_rule(i, number, tuple([leaf.state[name] for name in names]))
+            cohort.fresh = cohort.fresh or bool(states)
+        cohort.rule = cohort.group.rule
+
+    def update(self, rows: list[tuple[float, ...] | None], threads: int) -> None:
+        """The step itself; rows[k] holds the coefficients of cohort k."""
+        self._plan.step(rows, threads)
+        for cohort in self.cohorts:
+            if cohort.active:
+                cohort.steps += 1
+                cohort.fresh = False
