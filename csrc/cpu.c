@@ -12,10 +12,7 @@ static void cpuid(uint32_t leaf, uint32_t subleaf, uint32_t out[4])
 {
     __cpuidex((int *)out, (int)leaf, (int)subleaf);
 }
-static uint64_t saved_registers(void)
-{
-    return _xgetbv(0);
-}
+static uint64_t saved_registers(void) { return _xgetbv(0); }
 #else
 #include <cpuid.h>
 static void cpuid(uint32_t leaf, uint32_t subleaf, uint32_t out[4])
@@ -30,10 +27,7 @@ static uint64_t saved_registers(void)
 }
 #endif
 
-static int has(uint32_t word, uint32_t bits)
-{
-    return (word & bits) == bits;
-}
+static int has(uint32_t word, uint32_t bits) { return (word & bits) == bits; }
 
 int instep_cpu_level(void)
 {
@@ -51,16 +45,13 @@ int instep_cpu_level(void)
     if (!has(first[ECX], fma | movbe | xsave | avx | f16c)) return 1;
     if (!has(seventh[EBX], bmi1 | avx2 | bmi2) || !has(extended[ECX], lzcnt)) return 1;
     const uint64_t saved = saved_registers();
-    if ((saved & 0x06) != 0x06) return 1; /* xmm and ymm */
+    if ((saved & 0x06) != 0x06) return 1;                               /* xmm and ymm */
     if (!has(seventh[EBX], avx512) || (saved & 0xe6) != 0xe6) return 3; /* and zmm, masks */
     return 4;
 }
 
 #else
 
-int instep_cpu_level(void)
-{
-    return 1;
-}
+int instep_cpu_level(void) { return 1; }
 
 #endif

@@ -23,10 +23,7 @@ static const struct {
 
 static const instep_variant *chosen = &instep_variant_baseline;
 
-const instep_variant *instep_kernels(void)
-{
-    return chosen;
-}
+const instep_variant *instep_kernels(void) { return chosen; }
 
 const char *instep_isa_available(int index)
 {
@@ -46,10 +43,7 @@ int instep_isa_select(const char *name)
     return 0;
 }
 
-const char *instep_isa_name(void)
-{
-    return chosen->name;
-}
+const char *instep_isa_name(void) { return chosen->name; }
 
 static const struct {
     const char *name, *states, *family;
@@ -72,20 +66,11 @@ static const char *const losses[] = {
 #include "kernels.def"
 };
 
-int instep_rule_count(void)
-{
-    return INSTEP_RULES;
-}
+int instep_rule_count(void) { return INSTEP_RULES; }
 
-const char *instep_rule_name(int rule)
-{
-    return rules[rule].name;
-}
+const char *instep_rule_name(int rule) { return rules[rule].name; }
 
-const char *instep_rule_states(int rule)
-{
-    return rules[rule].states;
-}
+const char *instep_rule_states(int rule) { return rules[rule].states; }
 
 const char *instep_rule_coefficients(int rule)
 {
@@ -94,12 +79,6 @@ const char *instep_rule_coefficients(int rule)
     return families[k].coefficients;
 }
 
-int instep_loss_count(void)
-{
-    return (int)(sizeof losses / sizeof losses[0]);
-}
+int instep_loss_count(void) { return (int)(sizeof losses / sizeof losses[0]); }
 
-const char *instep_loss_name(int loss)
-{
-    return losses[loss];
-}
+const char *instep_loss_name(int loss) { return losses[loss]; }

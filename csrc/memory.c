@@ -12,12 +12,6 @@ void *instep_allocate(size_t bytes)
     return calloc(1, bytes > 0 ? bytes : 1);
 }
 
-void instep_free(void *memory)
-{
-    free(memory);
-}
+void instep_free(void *memory) { free(memory); }
 
-size_t instep_allocations(void)
-{
-    return atomic_load_explicit(&allocations, memory_order_relaxed);
-}
+size_t instep_allocations(void) { return atomic_load_explicit(&allocations, memory_order_relaxed); }

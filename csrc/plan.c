@@ -10,10 +10,7 @@ enum {
     BLOCKS_AIMED_AT = 64 /* enough to balance any thread count in use */
 };
 
-static intptr_t *gradient_axes(const instep_leaf *leaf)
-{
-    return leaf->shape + 3 * leaf->ndim;
-}
+static intptr_t *gradient_axes(const instep_leaf *leaf) { return leaf->shape + 3 * leaf->ndim; }
 
 static intptr_t *state_axes(const instep_leaf *leaf, int state)
 {
@@ -80,10 +77,7 @@ void instep_plan_set_rule(instep_plan *plan, int index, int rule, const instep_a
         leaf->state[k] = instep_view_of(&states[k], leaf->order, state_axes(leaf, k));
 }
 
-void instep_plan_set_row(instep_plan *plan, int index, int row)
-{
-    plan->leaf[index].row = row;
-}
+void instep_plan_set_row(instep_plan *plan, int index, int row) { plan->leaf[index].row = row; }
 
 /* Leaves become pieces of at most INSTEP_PIECE elements, consecutive pieces become blocks. */
 static int cut(instep_plan *plan)

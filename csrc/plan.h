@@ -11,9 +11,9 @@ enum { INSTEP_PIECE = 16384 };
 typedef struct {
     size_t size;
     instep_view parameter, gradient, state[INSTEP_MAX_STATES];
-    intptr_t *shape;         /* as given, ndim lengths; the axes of all views follow it */
-    int *order;              /* the walk order, ndim axes */
-    uintptr_t low, high;     /* byte range of a gradient already found clear of the plan */
+    intptr_t *shape;     /* as given, ndim lengths; the axes of all views follow it */
+    int *order;          /* the walk order, ndim axes */
+    uintptr_t low, high; /* byte range of a gradient already found clear of the plan */
     int32_t row;
     int16_t rule;
     uint8_t ndim, states, bits, active;
@@ -35,7 +35,7 @@ struct instep_plan {
     size_t active; /* elements with a bound gradient */
     instep_leaf *leaf;
     instep_piece *piece;
-    size_t *block; /* pieces block[k] to block[k + 1] are one unit of work for a thread */
+    size_t *block;       /* pieces block[k] to block[k + 1] are one unit of work for a thread */
     instep_range *range; /* bytes of parameters and states, ascending by low */
     uintptr_t *reach;    /* reach[k]: the highest end among range[0..k] */
 };

@@ -70,10 +70,7 @@ static struct {
 #endif
 ;
 
-static uint32_t serial(uint64_t gate)
-{
-    return (uint32_t)(gate >> 32);
-}
+static uint32_t serial(uint64_t gate) { return (uint32_t)(gate >> 32); }
 
 static void drain(instep_work work, void *context, size_t blocks)
 {
@@ -146,10 +143,7 @@ static void forget_workers(void)
     pthread_cond_init(&pool.wake, NULL);
 }
 
-static void watch_forks(void)
-{
-    pthread_atfork(NULL, NULL, forget_workers);
-}
+static void watch_forks(void) { pthread_atfork(NULL, NULL, forget_workers); }
 
 static int start_worker(uint32_t seen)
 {

@@ -57,6 +57,10 @@ static void FN(load_run)(REAL *restrict tile, const char *restrict at, intptr_t 
                          size_t count, instep_dtype dtype)
 {
     const intptr_t n = (intptr_t)count;
+    if (stride == sizeof(REAL) && dtype == (REAL_BITS == 32 ? INSTEP_FLOAT32 : INSTEP_FLOAT64)) {
+        memcpy(tile, at, count * sizeof(REAL));
+        return;
+    }
     switch (dtype) {
     case INSTEP_FLOAT32:
         for (intptr_t i = 0; i < n; ++i) tile[i] = FN(from_float)(at + i * stride);
@@ -93,8 +97,11 @@ static void FN(load)(REAL *restrict tile, const instep_view *view, size_t start,
 static void FN(store_run)(const REAL *restrict tile, char *restrict at, intptr_t stride,
                           size_t count)
 {
-    for (intptr_t i = 0; i < (intptr_t)count; ++i)
-        memcpy(at + i * stride, tile + i, sizeof(REAL));
+    if (stride == sizeof(REAL)) {
+        memcpy(at, tile, count * sizeof(REAL));
+        return;
+    }
+    for (intptr_t i = 0; i < (intptr_t)count; ++i) memcpy(at + i * stride, tile + i, sizeof(REAL));
 }
 
 /* Element start + i of the walk = tile[i]. The view holds REAL. */

@@ -1,10 +1,7 @@
 /* view.c: see view.h. */
 #include "view.h"
 
-static inline intptr_t magnitude(intptr_t stride)
-{
-    return stride < 0 ? -stride : stride;
-}
+static inline intptr_t magnitude(intptr_t stride) { return stride < 0 ? -stride : stride; }
 
 size_t instep_size(const instep_array *array)
 {
@@ -29,8 +26,8 @@ void instep_walk_order(int *order, const instep_array *array)
 instep_view instep_view_of(const instep_array *array, const int *order, intptr_t *axes)
 {
     const intptr_t itemsize = instep_itemsize(array->dtype);
-    instep_view view = {.data = array->data, .stride = itemsize, .axes = axes,
-                        .dtype = (uint8_t)array->dtype};
+    instep_view view = {
+        .data = array->data, .stride = itemsize, .axes = axes, .dtype = (uint8_t)array->dtype};
     intptr_t *shape = axes, *stride = axes + array->ndim;
     int ndim = 0;
     for (int k = 0; k < array->ndim; ++k) {

@@ -7,17 +7,25 @@
  * smoothing s, and q the soft target or the indicator of the label. Hence weighted smoothing
  * weighs every class by its own w, as PyTorch does.
  *
- * A row is walked in tiles. Rows of one tile stay in registers and L1; longer rows are walked
- * three times (maximum, exponentials, gradient), the exponentials resting in the gradient. */
-typedef struct {
-    const char *pred, *target;
-    char *gradient;
-    int64_t label; /* -1 with soft targets */
-} FN(class_row);
+ * A row is walked in tiles, padded with -inf to whole lanes: exp(-inf) = 0 adds nothing. Rows of
+ * one tile stay in L1; longer rows are walked three times (maximum, exponentials, gradient), the
+ * exponentials resting in the gradient. A plain label (no smoothing) is a spike: t is 0 elsewhere,
+ * and only the label's class is touched; the bits are those of the general case. */
+static inline size_t FN(padded)(size_t n)
+{
+    return (n + INSTEP_LANES - 1) / INSTEP_LANES * INSTEP_LANES;
+}
 
-/* t = the effective target of classes [start, start + n). */
+/* The label's place in the tile that begins at class `start`, or n if it lies elsewhere. */
+static inline size_t FN(label_at)(const instep_class_row *row, size_t start, size_t n)
+{
+    const size_t label = (size_t)row->label;
+    return label >= start && label - start < n ? label - start : n;
+}
+
+/* t = the effective target of classes [start, start + n), 0 in the padding. */
 static void FN(effective_target)(REAL *restrict t, const instep_loss_views *views,
-                                 const FN(class_row) *row, size_t start, size_t n)
+                                 const instep_class_row *row, size_t start, size_t n)
 {
     const REAL *weight = views->class_weight;
     const REAL uniform = (REAL)(views->label_smoothing / (double)views->classes);
@@ -27,25 +35,40 @@ static void FN(effective_target)(REAL *restrict t, const instep_loss_views *view
                      (instep_dtype)views->target.dtype);
         for (size_t k = 0; k < n; ++k) t[k] = kept * t[k] + uniform;
     } else {
-        const size_t label = (size_t)row->label;
+        const size_t at = FN(label_at)(row, start, n);
         for (size_t k = 0; k < n; ++k) t[k] = uniform;
-        if (label >= start && label - start < n) t[label - start] += kept;
+        if (at < n) t[at] += kept;
     }
     if (weight)
         for (size_t k = 0; k < n; ++k) t[k] *= weight[start + k];
+    for (size_t k = n; k < FN(padded)(n); ++k) t[k] = 0;
 }
+
+/* x = the logits of classes [start, start + n), -inf in the padding. */
+static void FN(load_logits)(REAL *restrict x, const instep_loss_views *views,
+                            const instep_class_row *row, size_t start, size_t n)
+{
+    FN(load_run)(x, row->pred + (intptr_t)start * views->pred_step, views->pred_step, n,
+                 REAL_BITS == 32 ? INSTEP_FLOAT32 : INSTEP_FLOAT64);
+    for (size_t k = n; k < FN(padded)(n); ++k) x[k] = -(REAL)INFINITY;
+}
+
+/* The following take n = whole lanes. */
 
 static REAL FN(largest)(const REAL *x, size_t n, REAL top)
 {
     REAL lane[INSTEP_LANES];
-    size_t i = 0;
     for (size_t j = 0; j < INSTEP_LANES; ++j) lane[j] = top;
-    for (; i + INSTEP_LANES <= n; i += INSTEP_LANES)
-        for (size_t j = 0; j < INSTEP_LANES; ++j)
-            lane[j] = x[i + j] > lane[j] ? x[i + j] : lane[j];
-    for (size_t j = 0; i + j < n; ++j) lane[j] = x[i + j] > lane[j] ? x[i + j] : lane[j];
+    for (size_t i = 0; i < n; i += INSTEP_LANES)
+        for (size_t j = 0; j < INSTEP_LANES; ++j) lane[j] = x[i + j] > lane[j] ? x[i + j] : lane[j];
     for (size_t j = 0; j < INSTEP_LANES; ++j) top = lane[j] > top ? lane[j] : top;
     return top;
+}
+
+static void FN(exponentials)(REAL *restrict e, const REAL *restrict x, REAL top, size_t n)
+{
+    for (size_t i = 0; i < n; i += INSTEP_LANES)
+        for (size_t j = 0; j < INSTEP_LANES; ++j) e[i + j] = FN(vexp)(x[i + j] - top);
 }
 
 /* value[k] = t * (x - top); a zero target hides even x = -inf. */
@@ -58,58 +81,76 @@ static void FN(target_products)(double *restrict value, const REAL *restrict t,
     }
 }
 
-static void FN(exponentials)(REAL *restrict e, const REAL *restrict x, REAL top, size_t n)
+/* Add sum t and sum t * (x - top) of one tile to the lanes. */
+static void FN(add_targets)(double *mass, double *dot, const instep_loss_views *views,
+                            const instep_class_row *row, const REAL *x, REAL top, size_t start,
+                            size_t n)
 {
-    for (size_t i = 0; i < n; ++i) e[i] = FN(vexp)(x[i] - top);
+    _Alignas(64) REAL t[INSTEP_TILE];
+    _Alignas(64) double product[INSTEP_TILE];
+    if (row->spike) {
+        const size_t at = FN(label_at)(row, start, n);
+        if (at == n || row->height == 0) return;
+        mass[0] = row->height;
+        dot[0] = row->height * (double)(x[at] - top);
+        return;
+    }
+    FN(effective_target)(t, views, row, start, n);
+    FN(target_products)(product, t, x, top, FN(padded)(n));
+    FN(add_values)(mass, t, FN(padded)(n));
+    add_values_f64(dot, product, FN(padded)(n));
 }
 
-static void FN(class_gradient)(REAL *restrict g, const REAL *restrict e, const REAL *restrict t,
-                               REAL ratio, REAL scale, size_t n)
+/* gradient of one tile = e * ratio - t * scale */
+static void FN(class_gradient)(const instep_loss_views *views, const instep_class_row *row,
+                               const REAL *restrict e, REAL ratio, size_t start, size_t n)
 {
-    for (size_t i = 0; i < n; ++i) g[i] = e[i] * ratio - t[i] * scale;
+    _Alignas(64) REAL t[INSTEP_TILE], g[INSTEP_TILE];
+    const REAL scale = (REAL)views->scale;
+    if (row->spike) {
+        const size_t at = FN(label_at)(row, start, n);
+        for (size_t i = 0; i < FN(padded)(n); ++i) g[i] = e[i] * ratio;
+        if (at < n) g[at] -= (REAL)row->height * scale;
+    } else {
+        FN(effective_target)(t, views, row, start, n);
+        for (size_t i = 0; i < n; ++i) g[i] = e[i] * ratio - t[i] * scale;
+    }
+    FN(store_run)(g, row->gradient + (intptr_t)start * views->gradient_step, views->gradient_step,
+                  n);
 }
 
 /* One row; returns its value. */
-static double FN(cross_entropy_row)(const instep_loss_views *views, const FN(class_row) *row)
+static double FN(cross_entropy_row)(const instep_loss_views *views, const instep_class_row *row)
 {
-    _Alignas(64) REAL x[INSTEP_TILE], t[INSTEP_TILE], e[INSTEP_TILE];
-    _Alignas(64) double product[INSTEP_TILE];
+    _Alignas(64) REAL x[INSTEP_TILE], e[INSTEP_TILE];
     const size_t classes = views->classes;
-    const instep_dtype dtype = REAL_BITS == 32 ? INSTEP_FLOAT32 : INSTEP_FLOAT64;
     const int single = classes <= INSTEP_TILE;
     double mass[INSTEP_LANES] = {0}, dot[INSTEP_LANES] = {0}, total[INSTEP_LANES] = {0};
     REAL top = -(REAL)INFINITY;
     for (size_t start = 0; start < classes; start += INSTEP_TILE) {
         const size_t n = classes - start < INSTEP_TILE ? classes - start : INSTEP_TILE;
-        FN(load_run)(x, row->pred + (intptr_t)start * views->pred_step, views->pred_step, n, dtype);
-        top = FN(largest)(x, n, top);
+        FN(load_logits)(x, views, row, start, n);
+        top = FN(largest)(x, FN(padded)(n), top);
     }
     for (size_t start = 0; start < classes; start += INSTEP_TILE) {
         const size_t n = classes - start < INSTEP_TILE ? classes - start : INSTEP_TILE;
-        if (!single)
-            FN(load_run)(x, row->pred + (intptr_t)start * views->pred_step, views->pred_step, n,
-                         dtype);
-        FN(effective_target)(t, views, row, start, n);
-        FN(target_products)(product, t, x, top, n);
-        FN(add_values)(mass, t, n);
-        add_values_f64(dot, product, n);
-        FN(exponentials)(e, x, top, n);
-        FN(add_values)(total, e, n);
+        if (!single) FN(load_logits)(x, views, row, start, n);
+        FN(add_targets)(mass, dot, views, row, x, top, start, n);
+        FN(exponentials)(e, x, top, FN(padded)(n));
+        FN(add_values)(total, e, FN(padded)(n));
         if (!single)
             FN(store_run)(e, row->gradient + (intptr_t)start * views->gradient_step,
                           views->gradient_step, n);
     }
     const double target_mass = lane_sum(mass), sum = lane_sum(total);
-    const REAL ratio = (REAL)(target_mass / sum * views->scale), scale = (REAL)views->scale;
+    const REAL ratio = (REAL)(target_mass / sum * views->scale);
     for (size_t start = 0; start < classes; start += INSTEP_TILE) {
         const size_t n = classes - start < INSTEP_TILE ? classes - start : INSTEP_TILE;
-        char *gradient = row->gradient + (intptr_t)start * views->gradient_step;
-        if (!single) {
-            FN(load_run)(e, gradient, views->gradient_step, n, dtype);
-            FN(effective_target)(t, views, row, start, n);
-        }
-        FN(class_gradient)(x, e, t, ratio, scale, n);
-        FN(store_run)(x, gradient, views->gradient_step, n);
+        if (!single)
+            FN(load_run)(e, row->gradient + (intptr_t)start * views->gradient_step,
+                         views->gradient_step, n,
+                         REAL_BITS == 32 ? INSTEP_FLOAT32 : INSTEP_FLOAT64);
+        FN(class_gradient)(views, row, e, ratio, start, n);
     }
     return target_mass * vlog_f64(sum) - lane_sum(dot);
 }
@@ -124,18 +165,21 @@ static void FN(clear_row)(const instep_loss_views *views, char *gradient)
 
 static double FN(cross_entropy)(const instep_loss_views *views, size_t start, size_t count)
 {
+    const REAL *weight = views->class_weight;
     double sum = 0;
     for (size_t i = start; i < start + count; ++i) {
         const char *target = instep_view_at(&views->target, i);
-        FN(class_row) row = {.pred = instep_view_at(&views->pred, i),
-                             .target = target,
-                             .gradient = instep_view_at(&views->gradient, i),
-                             .label = -1};
+        instep_class_row row = {.pred = instep_view_at(&views->pred, i),
+                                .target = target,
+                                .gradient = instep_view_at(&views->gradient, i),
+                                .label = -1};
         double value = 0;
-        if (views->labels)
+        if (views->labels) {
             row.label = read_label(target, (instep_dtype)views->target.dtype);
-        if (views->labels && row.label == views->ignore_index)
-            FN(clear_row)(views, row.gradient);
+            row.spike = views->label_smoothing == 0 && row.label != views->ignore_index;
+        }
+        if (row.spike) row.height = weight ? (double)weight[row.label] : 1;
+        if (views->labels && row.label == views->ignore_index) FN(clear_row)(views, row.gradient);
         else value = FN(cross_entropy_row)(views, &row);
         if (views->has_values) {
             const REAL stored = (REAL)value;

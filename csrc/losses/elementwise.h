@@ -3,8 +3,10 @@
  *     decode pred, target, weight -> loss -> times weight and scale -> encode gradient, values
  *
  * The loss itself sees contiguous tiles and knows nothing of weights, means or layouts. */
-static void (*const FN(elementwise_losses)[INSTEP_ELEMENTWISE_LOSSES])(
-    size_t n, const REAL *pred, const REAL *target, REAL *gradient, double *value) = {
+static void (*const FN(elementwise_losses)[INSTEP_ELEMENTWISE_LOSSES])(size_t n, const REAL *pred,
+                                                                       const REAL *target,
+                                                                       REAL *gradient,
+                                                                       double *value) = {
 #define ELEMENTWISE(loss) FN(loss),
 #include "kernels.def"
 };
@@ -18,8 +20,7 @@ static void FN(apply_weight)(size_t n, const REAL *restrict weight, REAL *restri
     }
 }
 
-static double FN(elementwise)(int loss, const instep_loss_views *views, size_t start,
-                              size_t count)
+static double FN(elementwise)(int loss, const instep_loss_views *views, size_t start, size_t count)
 {
     _Alignas(64) REAL buffer[4][INSTEP_TILE];
     _Alignas(64) double value[INSTEP_TILE];

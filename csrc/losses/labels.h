@@ -1,10 +1,19 @@
-/* labels.h: class labels of any integer type. */
+/* labels.h: rows of classes, and class labels of any integer type. */
 #ifndef INSTEP_LABELS_H
 #define INSTEP_LABELS_H
 
 #include <string.h>
 
 #include "view.h"
+
+/* One row of a loss over classes. */
+typedef struct {
+    const char *pred, *target;
+    char *gradient;
+    int64_t label; /* -1 with soft targets */
+    double height; /* the effective target at the label, if it is 0 elsewhere: a spike */
+    int spike;
+} instep_class_row;
 
 /* The label at `at`; a uint64 beyond int64 becomes the largest int64, never a small number. */
 static inline int64_t read_label(const char *at, instep_dtype dtype)
