@@ -176,6 +176,8 @@ int instep_plan_set_gradient(instep_plan *plan, int index, const instep_array *g
     return 0;
 }
 
+size_t instep_plan_bound(const instep_plan *plan) { return plan->active; }
+
 typedef struct {
     instep_plan *plan;
     const instep_variant *kernels;

@@ -110,6 +110,9 @@ void instep_plan_set_row(instep_plan *plan, int leaf, int row);
 int instep_plan_set_gradient(instep_plan *plan, int leaf, const instep_array *gradient,
                              int trusted);
 
+/* How many elements have a bound gradient. */
+size_t instep_plan_bound(const instep_plan *plan);
+
 /* Sum over all bound gradients of (scale * g)^2, in float64. Overflows only where the true sum
  * does; a NaN or infinite element makes it NaN or infinite. The shape of the sum depends on the
  * sizes of the leaves alone. */

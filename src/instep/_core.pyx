@@ -72,6 +72,7 @@ cdef extern from "instep.h" nogil:
                                  int trusted)
     double instep_plan_sum_squares(instep_plan *plan, double scale, int threads)
     void instep_plan_step(instep_plan *plan, const double *rows, int threads)
+    size_t instep_plan_bound(const instep_plan *plan)
     size_t instep_allocations()
     double instep_power(double base, int64_t exponent)
     double instep_loss_elementwise(int loss, const instep_elementwise *call, int threads)
@@ -86,6 +87,10 @@ NOT_AN_ARRAY = 1
 WRONG_DTYPE = 2
 WRONG_SHAPE = 3
 MAY_OVERLAP = 4
+
+# Elements below which a step takes about a microsecond: not worth a switch of the GIL.
+cdef enum:
+    KEEP_GIL = 4096
 
 # ml_dtypes gives bfloat16 its type number when it is imported.
 cdef int bfloat16_number = -1
@@ -203,16 +208,22 @@ cdef class Plan:
             self.row_of[leaf] = row
             instep_plan_set_row(self.plan, leaf, row)
 
-    def bind(self, gradients, int start, int trusted):
-        """Bind gradients[start:] (None: no part in the step). -1, or the leaf where it stopped.
+    def bind(self, list gradients):
+        """Bind this step's gradients (None: no part in it). -1, or the leaf where it stopped."""
+        self.bound = 0
+        return self.bind_rest(gradients, 0, -1)
 
-        `trusted` is a leaf whose memory is known not to overlap the plan's, or -1."""
+    def bind_from(self, list gradients, int start, int trusted):
+        """Go on from leaf `start`. `trusted`: a leaf known not to overlap what is written, or -1."""
+        return self.bind_rest(gradients, start, trusted)
+
+    cdef int bind_rest(self, list gradients, int start, int trusted) except -2:
         cdef int leaf, status
         cdef int code
         cdef instep_array array
         cdef object gradient
-        if start == 0:
-            self.bound = 0
+        if len(gradients) != self.leaves:
+            raise ValueError("one gradient per leaf")
         for leaf in range(start, self.leaves):
             gradient = gradients[leaf]
             if gradient is None:
@@ -233,7 +244,7 @@ cdef class Plan:
             self.bound += 1
         return -1
 
-    def bound_per_row(self, gradients):
+    def bound_per_row(self, list gradients):
         """How many of the leaves of each row have a gradient."""
         cdef int leaf, row
         for row in range(self.row_count):
@@ -245,6 +256,8 @@ cdef class Plan:
 
     def sum_squares(self, double scale, int threads):
         cdef double total
+        if instep_plan_bound(self.plan) < KEEP_GIL:
+            return instep_plan_sum_squares(self.plan, scale, threads)
         with nogil:
             total = instep_plan_sum_squares(self.plan, scale, threads)
         return total
@@ -259,8 +272,11 @@ cdef class Plan:
                 continue
             values = rows[row]
             at = self.rows + row * INSTEP_MAX_COEFFICIENTS
-            for k in range(len(values)):
+            for k in range(min(len(values), INSTEP_MAX_COEFFICIENTS)):
                 at[k] = values[k]
+        if instep_plan_bound(self.plan) < KEEP_GIL:
+            instep_plan_step(self.plan, self.rows, threads)
+            return
         with nogil:
             instep_plan_step(self.plan, self.rows, threads)
 

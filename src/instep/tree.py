@@ -65,6 +65,8 @@ class Structure:
         TypeError, ValueError
             Another kind of container, a missing or an extra key; the message names the place.
         """
+        if self._kind is None:
+            return [tree]
         leaves: list[Any] = []
         self._collect(tree, leaves, root)
         return leaves

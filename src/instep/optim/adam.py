@@ -60,6 +60,7 @@ class Adam(Optimizer):
         "amsgrad": _check.flag,
     }
 
+    _decoupled = False  # weight decay acts on the parameter, not on the gradient
     coefficients = (
         "l2",
         "decay",
@@ -107,9 +108,20 @@ class Adam(Optimizer):
     def _rule(values: Values, scheduled: frozenset[str]) -> str:
         return "adam_amsgrad" if values["amsgrad"] else "adam"
 
-    @staticmethod
-    def _coefficients(values: Values, step: int, fresh: bool) -> tuple[float, ...]:
-        return _coefficients(values, step, values["weight_decay"], 1.0)
+    def _coefficients(self, values: Values, step: int, fresh: bool) -> tuple[float, ...]:
+        lr, weight_decay = values["lr"], values["weight_decay"]
+        beta1, beta2 = values["betas"]
+        return (
+            0.0 if self._decoupled else weight_decay,
+            1.0 - lr * weight_decay if self._decoupled else 1.0,
+            beta1,
+            1.0 - beta1,
+            beta2,
+            1.0 - beta2,
+            1.0 / math.sqrt(1.0 - _core.power(beta2, step)),
+            values["eps"],
+            lr / (1.0 - _core.power(beta1, step)),
+        )
 
 
 class AdamW(Adam):
@@ -142,6 +154,8 @@ class AdamW(Adam):
     3.4641016151377544
     """
 
+    _decoupled = True
+
     def __init__(
         self,
         params: Any,
@@ -170,22 +184,3 @@ class AdamW(Adam):
             nonfinite=nonfinite,
             threads=threads,
         )
-
-    @staticmethod
-    def _coefficients(values: Values, step: int, fresh: bool) -> tuple[float, ...]:
-        return _coefficients(values, step, 0.0, 1.0 - values["lr"] * values["weight_decay"])
-
-
-def _coefficients(values: Values, step: int, l2: float, decay: float) -> tuple[float, ...]:
-    beta1, beta2 = values["betas"]
-    return (
-        l2,
-        decay,
-        beta1,
-        1.0 - beta1,
-        beta2,
-        1.0 - beta2,
-        1.0 / math.sqrt(1.0 - _core.power(beta2, step)),
-        values["eps"],
-        values["lr"] / (1.0 - _core.power(beta1, step)),
-    )

@@ -112,8 +112,7 @@ class Optimizer:
         """Check combinations of the constant values; return the name of the update rule."""
         raise NotImplementedError
 
-    @staticmethod
-    def _coefficients(values: Values, step: int, fresh: bool) -> tuple[float, ...]:
+    def _coefficients(self, values: Values, step: int, fresh: bool) -> tuple[float, ...]:
         """The rule's coefficients at a leaf's 1-based step; `fresh`: its states are new."""
         raise NotImplementedError
 
@@ -275,18 +274,19 @@ class Optimizer:
                     if bad:
                         return StepReport(step, lr, False, norm, bad)
 
-            self._leaves.allocate()
             rows = self._rows(scale, math.inf if limit is None else limit)
             self._leaves.update(rows, threads)
             self.steps = step + 1
             return _report(StepReport, (step + 1, lr, True, norm, bad))
 
     def _rows(self, scale: float, limit: float) -> list[tuple[float, ...] | None]:
-        """Each cohort's coefficients, in the order of kernels.def."""
+        """Each cohort's coefficients, in the order of kernels.def; new states are made first."""
         rows: list[tuple[float, ...] | None] = []
         for cohort in self._leaves.cohorts:
             row = None
             if cohort.active:
+                if cohort.rule != cohort.group.rule:
+                    self._leaves.allocate()
                 values = cohort.group.values
                 signed = -scale if values["maximize"] else scale
                 row = (signed, limit) + self._coefficients(  # noqa: RUF005 - faster than a star

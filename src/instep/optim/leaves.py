@@ -106,7 +106,7 @@ class Leaves:
 
     def bind(self, gradients: list[Any]) -> list[Any]:
         """Hand the gradients to the core; convert or refuse those it does not take as they are."""
-        stop = self._plan.bind(gradients, 0, -1)
+        stop = self._plan.bind(gradients)
         if stop >= 0:
             gradients = list(gradients)
         while stop >= 0:
@@ -119,7 +119,7 @@ class Leaves:
                 trusted = stop
             else:
                 gradients[stop] = _check.gradient(leaf.grad_path, gradients[stop])
-            stop = self._plan.bind(gradients, stop, trusted)
+            stop = self._plan.bind_from(gradients, stop, trusted)
         if self._partial or self._plan.bound < len(self.all):
             self._mark_active(gradients)
         return gradients
@@ -149,7 +149,7 @@ class Leaves:
         return self._plan.sum_squares(scale, threads)
 
     def allocate(self) -> None:
-        """Make the states that a rule needs and has not got; nothing in the steady state."""
+        """Make the states that the active cohorts' rules need and have not got."""
         changed = False
         for cohort in self.cohorts:
             if cohort.active and cohort.rule != cohort.group.rule:
@@ -171,7 +171,7 @@ class Leaves:
         cohort.rule = cohort.group.rule
 
     def update(self, rows: list[tuple[float, ...] | None], threads: int) -> None:
-        """The step itself; rows[k] holds the coefficients of cohort k."""
+        """The step itself; rows[k] holds the coefficients of cohort k, None if not active."""
         self._plan.step(rows, threads)
         for cohort in self.cohorts:
             if cohort.active:

@@ -98,8 +98,7 @@ class RMSprop(Optimizer):
         rule = "rmsprop_centered" if values["centered"] else "rmsprop"
         return rule + "_momentum" if with_momentum else rule
 
-    @staticmethod
-    def _coefficients(values: Values, step: int, fresh: bool) -> tuple[float, ...]:
+    def _coefficients(self, values: Values, step: int, fresh: bool) -> tuple[float, ...]:
         alpha = values["alpha"]
         return (
             values["weight_decay"],

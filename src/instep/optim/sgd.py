@@ -112,8 +112,7 @@ class SGD(Optimizer):
             )
         return "sgd_momentum" if with_momentum else "sgd"
 
-    @staticmethod
-    def _coefficients(values: Values, step: int, fresh: bool) -> tuple[float, ...]:
+    def _coefficients(self, values: Values, step: int, fresh: bool) -> tuple[float, ...]:
         return (
             values["weight_decay"],
             values["lr"],

@@ -1,0 +1,1 @@
+"""Benchmarks of instep against its peers: verified against the float64 twin, then timed."""
