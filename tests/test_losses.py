@@ -139,9 +139,10 @@ def check_options(rng, shape, dtype):
 # ---- values and gradients against the twin ---------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "shape", [(), (3, 5), (2, 3, 4), (0, 3), (3, 0, 2), *((n,) for n in SIZES)]
-)
+MSE_SHAPES = [(), (3, 5), (2, 3, 4), (0, 3), (3, 0, 2), *((n,) for n in SIZES)]
+
+
+@pytest.mark.parametrize("shape", MSE_SHAPES)
 def test_mse_against_twin(shape, dtype):
     rng = np.random.default_rng(1)
     pred, target = rng.normal(size=(2, *shape)).astype(dtype)
@@ -232,8 +233,8 @@ def test_mse_layouts(shape, pred_layout, target_layout, dtype):
         options = {"reduction": reduction}
         plain = mse(pred, target, weight=weight, **options)
         value, grad = check(mse, *arrays, weight=layout(weight), **options)
-        assert_array_equal(value, plain.value) if reduction == "none" else None
         if reduction == "none":
+            assert_array_equal(value, plain.value)
             assert_array_equal(grad, plain.grad)
 
 
@@ -286,9 +287,8 @@ def test_integer_targets_and_weights(other, dtype):
     whole = rng.integers(0, 100, (7, 5)).astype(other)
     check(mse, pred, whole)
     check(mse, pred, whole, weight=whole.T.copy().T)
-    check(
-        cross_entropy, pred, [0, 1, 2, 3, 4, 0, 1], atol=30, weight=whole[0] + whole.dtype.type(1)
-    )
+    weight = np.array([1, 0, 1, 2, 5]).astype(other)
+    check(cross_entropy, pred, [0, 1, 2, 3, 4, 0, 1], atol=5, weight=weight)
 
 
 @pytest.mark.parametrize("other", INTEGERS, ids=str)
@@ -373,9 +373,8 @@ def test_out_may_be_another_view_of_pred(dtype):
 @pytest.mark.parametrize("classes", [2, 3, 17, 600])
 def test_cross_entropy_saturated(size, classes, dtype):
     rng = np.random.default_rng(13)
-    pred = (size * rng.choice([-1, 1], (40, classes)) + rng.normal(size=(40, classes))).astype(
-        dtype
-    )
+    pred = size * rng.choice([-1, 1], (40, classes)) + rng.normal(size=(40, classes))
+    pred = pred.astype(dtype)
     labels = rng.integers(0, classes, 40)
     soft = rng.uniform(size=pred.shape)
     for reduction in REDUCTIONS:
@@ -424,9 +423,8 @@ def test_nan_prediction_shows(classes, dtype):
         for target in (np.zeros(3, int), np.full(pred.shape, 0.5)):
             value, grad = cross_entropy(pred, target)
             assert np.isnan(value)
-            assert_array_equal(
-                np.isnan(grad), np.broadcast_to([[False], [True], [False]], pred.shape)
-            )
+            assert np.isnan(grad[1]).all()
+            assert np.isfinite(grad[::2]).all()
         value, grad = mse(pred, np.ones_like(pred))
         assert np.isnan(value)
         assert_array_equal(np.isnan(grad), np.isnan(pred))
@@ -489,7 +487,7 @@ def test_negative_weights(dtype):
             check(cross_entropy, pred, soft, atol=10, **options)
 
 
-@pytest.mark.parametrize("smoothing", [0, 1, 0.0, 1.0, np.float32(0.25)])
+@pytest.mark.parametrize("smoothing", [0, 1, 0.0, 1.0, np.float64(0.25)])
 def test_ends_of_label_smoothing(smoothing, dtype):
     pred, labels, soft, weight = logits_problem(np.random.default_rng(16), (7, 5), dtype)
     for target in (labels, soft):
@@ -523,27 +521,36 @@ def test_ignored_rows_are_never_looked_at(stored, ignore, dtype):
 def test_huge_errors_do_not_overflow_in_the_value():
     for size in (3e19, 1e38, 3e-30):
         pred = np.array([size, 0.0], F32)
-        value, grad = check(mse, pred, np.zeros(2))
+        value = check(mse, pred, np.zeros(2)).value
         assert_allclose(value, float(pred[0]) ** 2 / 2, rtol=1e-15)
         check(mse, pred, np.zeros(2), weight=np.array([0.5, 1.5]))
     check(mse, np.array([1e150, 1.0]), np.zeros(2))
 
 
-def test_mean_is_finite_where_the_formula_is(dtype):
-    """Neither an error, a weight nor the divisor leaves the range of pred's dtype on the way."""
-    top = float(np.finfo(dtype).max)
-    low = float(np.finfo(dtype).tiny)
-    pred = np.array([1.0, 3.0], dtype)
-    for size in (low / 8, low, top / 4):
-        weight = np.full(2, size, dtype)
-        assert_allclose(mse(pred, np.zeros(2), weight=weight).grad, [1.0, 3.0], rtol=1e-6)
-        weight = np.full(2, size, dtype)
-        expected = cross_entropy(pred[None], [0])
-        value, grad = cross_entropy(pred[None], [0], weight=weight)
-        assert_allclose(value, expected.value, rtol=1e-6)
-        assert_allclose(grad, expected.grad, rtol=1e-6)
-    high = np.full(8, 0.75 * top, dtype)
-    assert_allclose(mse(high, np.zeros(8)).grad, high / 4, rtol=1e-6)
+@pytest.mark.parametrize("size", [1e-44, 1e-39, 1e-36, 1e38])
+def test_weights_at_the_ends_of_float32(size):
+    """A mean does not depend on the size of the weights."""
+    pred = np.array([1.0, 3.0], F32)
+    weight = np.full(2, size, F32)
+    for scale in (F32.type(1.0), F32.type(1e-7)):
+        grad = mse(scale * pred, np.zeros(2), weight=weight).grad
+        assert_allclose(grad, scale * pred, rtol=1e-6)
+    expected = cross_entropy(pred[None], [0])
+    value, grad = cross_entropy(pred[None], [0], weight=weight)
+    assert_allclose(value, expected.value, rtol=1e-6)
+    assert_allclose(grad, expected.grad, rtol=1e-6)
+
+
+def test_errors_at_the_end_of_the_range(dtype):
+    """The mean gradient is finite where the formula is."""
+    pred = np.full(8, 0.75 * np.finfo(dtype).max, dtype)
+    assert_allclose(mse(pred, np.zeros(8)).grad, pred / 4, rtol=1e-6)
+
+
+def test_logits_at_the_end_of_float32():
+    value, grad = cross_entropy(np.array([[3e38, -3e38]], F32), [1])
+    assert_allclose(value, 6e38, rtol=1e-6)  # a float64, so it fits
+    assert_array_equal(grad, [[1.0, -1.0]])
 
 
 # ---- equal bits ------------------------------------------------------------------------------

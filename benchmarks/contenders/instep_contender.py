@@ -1,0 +1,37 @@
+"""instep itself, through its public interface."""
+
+from itertools import repeat
+
+import instep
+from benchmarks.contenders.base import Contender
+from benchmarks.works import Array
+
+
+class Instep(Contender):
+    def build(self, parameters: list[Array]) -> None:
+        self.parameters = [array.copy() for array in parameters]
+        kind = getattr(instep, self.optimizer.class_name)
+        self.instep = kind(_tree(self.parameters), threads=self.threads, **self.hyper)
+
+    def set_gradients(self, gradients: list[Array]) -> None:
+        self.gradients = _tree([array.copy() for array in gradients])
+
+    def step(self) -> None:
+        self.instep.step(self.gradients)
+
+    def run(self, steps: int) -> None:
+        step, gradients = self.instep.step, self.gradients
+        for _ in repeat(None, steps):
+            step(gradients)
+
+    def values(self) -> list[Array]:
+        return self.parameters
+
+    @staticmethod
+    def note() -> str:
+        return f"instruction set {instep.isa()} of {', '.join(instep.available_isas())}"
+
+
+def _tree(arrays: list[Array]) -> Array | list[Array]:
+    """A lone array is passed as it is, as a user would."""
+    return arrays[0] if len(arrays) == 1 else arrays

@@ -1,0 +1,199 @@
+"""Verify, then time: contenders in processes of their own, interleaved batch by batch.
+
+Machines drift: clocks, neighbours, heat. So in every round each contender runs one batch, one
+after the other, and what counts is the ratio of two times of the same round; the table shows the
+median ratio over the rounds. While one runs, all the others are asleep, which is checked.
+"""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from benchmarks.contenders import CEILING, OURS
+from benchmarks.works import ROOT
+
+
+class ContenderError(Exception):
+    """A contender that cannot be timed; the message says why."""
+
+
+def usable_cpus() -> list[int]:
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
+
+
+def _environment(threads: int) -> dict[str, str]:
+    """Equal thread counts for every library that reads one at its start."""
+    count = str(threads)
+    names = ("OMP", "MKL", "OPENBLAS", "NUMBA", "INSTEP", "VECLIB", "NUMEXPR")
+    environment = {f"{name}_NUM_THREADS": count for name in names}
+    # A worker thread of OpenMP that wakes on its master's CPU costs milliseconds: bound, it does
+    # not. Bound and left to spin within a batch is what suits torch and numba best; between
+    # batches they fall asleep, which `Process.wait_until_asleep` sees to.
+    environment["OMP_PROC_BIND"] = "true"
+    environment["JAX_PLATFORMS"] = "cpu"  # XLA has no thread count: the CPUs it may use limit it
+    return {**os.environ, **environment}
+
+
+class Process:
+    """A contender's process, asleep unless it is asked something."""
+
+    def __init__(self, name: str, threads: int) -> None:
+        self.name = name
+        self.restless = False
+        # From the last CPU on: the first is the one that serves most interrupts.
+        cpus = ",".join(map(str, usable_cpus()[-threads:]))
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.worker", name, str(threads), cpus],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+            env=_environment(threads),
+        )
+        self._receive()
+
+    def ask(self, do: str, **arguments: Any) -> dict[str, Any]:
+        assert self._process.stdin is not None
+        try:
+            print(json.dumps({"do": do, **arguments}), file=self._process.stdin, flush=True)
+        except BrokenPipeError:
+            raise ContenderError("FAILED: its process has ended") from None
+        return self._receive()
+
+    def _receive(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            code = self._process.wait()
+            raise ContenderError(f"FAILED: its process ended with code {code}")
+        answer: dict[str, Any] = json.loads(line)
+        if "missing" in answer:
+            raise ContenderError(f"not installed ({answer['missing']})")
+        if "failed" in answer:
+            raise ContenderError(f"FAILED: {answer['failed']}")
+        if "unsupported" in answer:
+            raise ContenderError(f"not offered: {answer['unsupported']}")
+        return answer
+
+    def wait_until_asleep(self, limit: float = 0.5) -> None:
+        """Thread pools spin for a while after work; the next contender must not run beside them."""
+        folder = Path(f"/proc/{self._process.pid}/task")
+        deadline = time.monotonic() + limit
+        if not folder.exists():
+            time.sleep(0.02)
+            return
+        while time.monotonic() < deadline:
+            if all(_is_asleep(task) for task in folder.iterdir()):
+                return
+            time.sleep(0.001)
+        self.restless = True
+
+    def close(self) -> None:
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                pipe.close()
+        self._process.wait()
+
+
+def _is_asleep(task: Path) -> bool:
+    try:
+        return (task / "stat").read_text().rpartition(")")[2].split()[0] == "S"
+    except OSError:  # the thread has ended
+        return True
+
+
+@contextmanager
+def processes(names: list[str], threads: int) -> Iterator[tuple[list[Process], dict[str, str]]]:
+    """The contenders' processes, and for those that cannot take part the reason."""
+    started, absent = [], {}
+    with ExitStack() as stack:
+        for name in names:
+            try:
+                process = Process(name, threads)
+            except ContenderError as error:
+                absent[name] = str(error)
+            else:
+                stack.callback(process.close)
+                started.append(process)
+        yield started, absent
+
+
+@dataclass
+class Result:
+    """What one contender did on one work."""
+
+    name: str
+    seconds: list[float] = field(default_factory=list)  # per step, one entry a round
+    trouble: str = ""  # why there are no times
+
+    def median(self) -> float:
+        return statistics.median(self.seconds)
+
+    def ratios(self, base: "Result") -> list[float]:
+        """This time over that of `base`, round by round."""
+        return [mine / its for mine, its in zip(self.seconds, base.seconds, strict=True)]
+
+
+@dataclass
+class Race:
+    """All contenders on one work."""
+
+    work: str
+    optimizer: str
+    threads: int
+    results: list[Result]
+
+    def result(self, name: str) -> Result | None:
+        """The times of a contender, if it has any."""
+        return next((r for r in self.results if r.name == name and r.seconds), None)
+
+    @property
+    def ours(self) -> Result | None:
+        return self.result(OURS)
+
+    @property
+    def ceiling(self) -> Result | None:
+        return self.result(CEILING)
+
+
+def race(
+    entrants: list[Process], work: str, optimizer: str, threads: int, rounds: int, batch: float
+) -> Race:
+    """Verify everyone on the work, then time them in turn."""
+    results, steps = {}, {}
+    for process in entrants:
+        result = results[process.name] = Result(process.name)
+        try:
+            answer = process.ask("prepare", work=work, optimizer=optimizer, seconds=batch)
+            steps[process.name] = answer["steps"]
+        except ContenderError as error:
+            result.trouble = str(error)
+        process.wait_until_asleep()
+    running = [process for process in entrants if process.name in steps]
+    for turn in range(rounds):
+        # Another one begins each round, so that nobody always has the same place.
+        first = turn % len(running) if running else 0
+        for process in running[first:] + running[:first]:
+            result = results[process.name]
+            if result.trouble:
+                continue
+            try:
+                answer = process.ask("batch", steps=steps[process.name])
+                result.seconds.append(answer["seconds"])
+            except ContenderError as error:
+                result.trouble, result.seconds = str(error), []
+            process.wait_until_asleep()
+    for process in running:
+        if not results[process.name].trouble:
+            process.ask("release")
+    return Race(work, optimizer, threads, list(results.values()))

@@ -1,0 +1,51 @@
+"""Whether a contender computes what the float64 twin computes. Nothing is timed that does not."""
+
+import numpy as np
+
+from benchmarks.contenders.base import Contender
+from benchmarks.works import Array, gradient_steps, load_reference, parameters
+
+STEPS = 5
+# Largest error of a parameter, relative to the largest distance travelled. Rounding in float32
+# stays under 1e-5 here, a wrong coefficient or a place of eps does not stay under 1e-2.
+BOUND = 1e-4
+_SAMPLE = 4096
+
+
+def _positions(size: int) -> Array:
+    """All elements of a small array; of a large one both ends and an even spread.
+
+    Every rule treats elements alone, so the twin of a sample is the sample of the twin.
+    """
+    if size <= 2 * _SAMPLE:
+        return np.arange(size)
+    ends = np.arange(_SAMPLE // 2)
+    # An odd stride meets every offset within a vector and a cache line.
+    spread = np.arange(0, size, (size // _SAMPLE) | 1)
+    return np.unique(np.concatenate([ends, spread, size - 1 - ends]))
+
+
+def relative_error(contender: Contender, shapes: tuple[tuple[int, ...], ...]) -> float:
+    """Take steps with new gradients each; how far the parameters are from the twin's."""
+    start = parameters(shapes)
+    positions = [_positions(array.size) for array in start]
+
+    def sample(arrays: list[Array]) -> list[Array]:
+        pairs = zip(arrays, positions, strict=True)
+        return [np.asarray(array).reshape(-1)[at].astype(np.float64) for array, at in pairs]
+
+    sampled_start = sample(start)
+    sampled_gradients = []
+    for gradients in gradient_steps(shapes, STEPS):
+        sampled_gradients.append(sample(gradients))
+        contender.set_gradients(gradients)
+        contender.run(1)
+
+    reference = load_reference()
+    twin, _, _ = reference.run(
+        contender.twin(reference), sampled_start, sampled_gradients, **contender.hyper
+    )
+    expected, before = np.concatenate(twin), np.concatenate(sampled_start)
+    error = np.abs(np.concatenate(sample(contender.values())) - expected)
+    # NaN must fail, and max() keeps it.
+    return float(np.max(error) / np.max(np.abs(expected - before)))

@@ -1,0 +1,114 @@
+"""The process of one contender: told over a pipe to prepare a work and to run timed batches.
+
+Started by `benchmarks.harness` as ``python -m benchmarks.worker NAME THREADS CPUS``. Requests and
+answers are one JSON object a line.
+"""
+
+import gc
+import importlib
+import json
+import os
+import sys
+import time
+from typing import Any, TextIO
+
+from benchmarks.contenders import CONTENDERS
+from benchmarks.contenders.base import Contender
+from benchmarks.verify import BOUND, relative_error
+from benchmarks.works import OPTIMIZERS, WORKS, parameters
+
+
+def _pin(cpus: list[int]) -> None:
+    """Hold the process to these CPUs: the one limit that every library respects, XLA too."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, cpus)
+
+
+def _own_output() -> TextIO:
+    """The pipe to the parent; what libraries print goes to standard error instead."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    return answers
+
+
+class Worker:
+    def __init__(self, name: str, threads: int) -> None:
+        module, kind = CONTENDERS[name]
+        self.kind = getattr(importlib.import_module(f"benchmarks.contenders.{module}"), kind)
+        self.kind.start(threads)
+        self.threads = threads
+        self.contender: Contender | None = None
+
+    def prepare(self, work: str, optimizer: str, seconds: float) -> dict[str, Any]:
+        """Verify, then find out how many steps fill a batch of `seconds`."""
+        refusal = self.kind.unsupported(OPTIMIZERS[optimizer])
+        if refusal:
+            return {"unsupported": refusal}
+        self.release()
+        shapes = WORKS[work].shapes
+        self.contender = self.kind(OPTIMIZERS[optimizer], parameters(shapes), self.threads)
+        error = relative_error(self.contender, shapes)
+        if not error <= BOUND:  # NaN fails too
+            self.release()
+            raise ArithmeticError(f"error {error:.1e} against the twin, allowed {BOUND:.0e}")
+        return {"steps": self._steps_in(seconds), "error": error}
+
+    def _steps_in(self, seconds: float) -> int:
+        steps = 1
+        while True:
+            took = self._time(steps)
+            if took > seconds / 4:
+                return max(1, round(steps * seconds / took))
+            steps *= 2
+
+    def batch(self, steps: int) -> dict[str, Any]:
+        """Seconds per step. First some that are not timed: caches are cold, threads asleep."""
+        assert self.contender is not None
+        self.contender.run(max(2, steps // 10))
+        return {"seconds": self._time(steps) / steps}
+
+    def _time(self, steps: int) -> float:
+        assert self.contender is not None
+        gc.collect()
+        gc.disable()  # as timeit does: a collection is not part of any contender
+        try:
+            start = time.perf_counter()
+            self.contender.run(steps)
+            return time.perf_counter() - start
+        finally:
+            gc.enable()
+
+    def release(self) -> dict[str, Any]:
+        self.contender = None
+        gc.collect()
+        return {}
+
+    def note(self) -> dict[str, Any]:
+        return {"note": self.kind.note()}
+
+
+def main() -> None:
+    name, threads, cpus = sys.argv[1:]
+    answers = _own_output()
+
+    def answer(message: dict[str, Any]) -> None:
+        print(json.dumps(message), file=answers, flush=True)
+
+    _pin([int(cpu) for cpu in cpus.split(",")])
+    try:
+        worker = Worker(name, int(threads))
+    except ModuleNotFoundError as error:
+        return answer({"missing": error.name})
+    except Exception as error:
+        return answer({"failed": f"{type(error).__name__}: {error}"})
+    answer({})
+    for line in sys.stdin:
+        request = json.loads(line)
+        try:
+            answer(getattr(worker, request.pop("do"))(**request))
+        except Exception as error:
+            answer({"failed": f"{type(error).__name__}: {error}"})
+
+
+if __name__ == "__main__":
+    main()

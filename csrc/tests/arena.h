@@ -1,0 +1,212 @@
+/* arena.h: arrays that lie against guard pages, for the C tests.
+ *
+ * An array begins right behind a page, or ends right before one, that may not be touched: one
+ * byte read or written outside is a crash. Bytes between and beside its elements hold a canary.
+ */
+#ifndef INSTEP_TESTS_ARENA_H
+#define INSTEP_TESTS_ARENA_H
+
+#include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "instep.h"
+
+enum { CANARY = 0xa5, BESIDE = 64 };
+
+/* PACKED: one byte between elements, so that nearly none is aligned. ROWS: all rows are one.
+ * CONSTANT: all elements are one. */
+typedef enum { DENSE, FORTRAN, STRIDED, REVERSED, PACKED, ROWS, CONSTANT } layout;
+
+typedef struct {
+    char *low, *high;   /* bytes between the guard pages */
+    char *first, *last; /* bytes from the array's first to its last */
+    intptr_t shape[2], strides[2];
+    instep_array array;
+} arena;
+
+static int failures;
+
+/* One line per check. Returns `ok`. */
+__attribute__((format(printf, 2, 3))) static inline int check(int ok, const char *format, ...)
+{
+    va_list arguments;
+    va_start(arguments, format);
+    printf("%s", ok ? "ok    " : "FAIL  ");
+    vprintf(format, arguments);
+    printf("\n");
+    va_end(arguments);
+    fflush(stdout);
+    failures += !ok;
+    return ok;
+}
+
+static inline intptr_t size_of(instep_dtype dtype)
+{
+    static const uint8_t size[INSTEP_DTYPES] = {4, 8, 2, 2, sizeof(long double), 1, 2, 4, 8,
+                                                1, 2, 4, 8};
+    return size[dtype];
+}
+
+static inline const char *name_of(instep_dtype dtype)
+{
+    static const char *const name[INSTEP_DTYPES] = {"f32", "f64", "f16", "bf16", "long double",
+                                                    "i8",  "i16", "i32", "i64",  "u8",
+                                                    "u16", "u32", "u64"};
+    return name[dtype];
+}
+
+static inline void arena_open(arena *a, size_t bytes)
+{
+    const size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    const size_t inside = (bytes + page - 1) / page * page;
+    char *map = mmap(NULL, inside + 2 * page, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (map == MAP_FAILED || mprotect(map + page, inside, PROT_READ | PROT_WRITE) != 0) {
+        perror("mmap");
+        exit(1);
+    }
+    a->low = map + page;
+    a->high = a->low + inside;
+}
+
+static inline void choose_strides(intptr_t strides[2], layout how, intptr_t size, intptr_t rows,
+                                  intptr_t columns)
+{
+    const intptr_t step = how == STRIDED ? 3 * size : how == PACKED ? size + 1 : size;
+    strides[0] = columns * step + (how == STRIDED ? size : 0); /* the rows are no single run */
+    strides[1] = step;
+    if (how == FORTRAN) {
+        strides[0] = size;
+        strides[1] = rows * size;
+    }
+    if (how == REVERSED) {
+        strides[0] = -strides[0];
+        strides[1] = -strides[1];
+    }
+    if (how == ROWS || how == CONSTANT) strides[0] = 0;
+    if (how == CONSTANT) strides[1] = 0;
+}
+
+/* Lay a rows x columns array out against the upper (`at_end`) or lower guard page. */
+static inline void arena_place(arena *a, layout how, instep_dtype dtype, intptr_t rows,
+                               intptr_t columns, int at_end)
+{
+    const intptr_t size = size_of(dtype);
+    intptr_t below = 0, above = rows * columns > 0 ? size : 0;
+    a->shape[0] = rows;
+    a->shape[1] = columns;
+    choose_strides(a->strides, how, size, rows, columns);
+    for (int axis = 0; axis < 2 && above > 0; ++axis) {
+        const intptr_t reach = (a->shape[axis] - 1) * a->strides[axis];
+        if (reach < 0) below += reach;
+        else above += reach;
+    }
+    if (above - below > a->high - a->low) {
+        fprintf(stderr, "an arena is too small\n");
+        exit(1);
+    }
+    a->first = at_end ? a->high - (above - below) : a->low;
+    a->last = a->first + (above - below);
+    char *from = a->first - a->low < BESIDE ? a->low : a->first - BESIDE;
+    char *to = a->high - a->last < BESIDE ? a->high : a->last + BESIDE;
+    memset(from, CANARY, (size_t)(to - from));
+    a->array = (instep_array){a->first - below, a->shape, a->strides, 2, dtype};
+}
+
+static inline char *arena_at(const arena *a, intptr_t row, intptr_t column)
+{
+    return a->array.data + row * a->strides[0] + column * a->strides[1];
+}
+
+/* Are all bytes that are no element still the canary? Spoils the elements. */
+static inline int arena_intact(arena *a)
+{
+    for (intptr_t row = 0; row < a->shape[0]; ++row)
+        for (intptr_t column = 0; column < a->shape[1]; ++column)
+            memset(arena_at(a, row, column), CANARY, (size_t)size_of(a->array.dtype));
+    const char *from = a->first - a->low < BESIDE ? a->low : a->first - BESIDE;
+    const char *to = a->high - a->last < BESIDE ? a->high : a->last + BESIDE;
+    for (; from < to; ++from)
+        if ((unsigned char)*from != CANARY) return 0;
+    return 1;
+}
+
+/* float16 of a value that it holds exactly and that is 0 or normal. */
+static inline uint16_t half_of(double value)
+{
+    int exponent;
+    if (value == 0) return 0;
+    const double part = frexp(fabs(value), &exponent); /* in [0.5, 1) */
+    const int bits = (exponent + 14) << 10 | (int)((2 * part - 1) * 1024);
+    return (uint16_t)(bits | (value < 0 ? 0x8000 : 0));
+}
+
+static inline uint16_t bfloat_of(double value)
+{
+    const float narrow = (float)value;
+    uint32_t bits;
+    memcpy(&bits, &narrow, sizeof bits);
+    return (uint16_t)(bits >> 16);
+}
+
+/* Store `value`, which the type holds exactly. */
+static inline void put(char *at, instep_dtype dtype, double value)
+{
+    const float f32 = (float)value;
+    const long double wide = value;
+    const uint16_t half = half_of(value), bfloat = bfloat_of(value);
+    switch (dtype) {
+    case INSTEP_FLOAT32: memcpy(at, &f32, sizeof f32); break;
+    case INSTEP_FLOAT64: memcpy(at, &value, sizeof value); break;
+    case INSTEP_FLOAT16: memcpy(at, &half, sizeof half); break;
+    case INSTEP_BFLOAT16: memcpy(at, &bfloat, sizeof bfloat); break;
+    case INSTEP_LONGDOUBLE:
+        memset(at, 0, sizeof wide);
+        memcpy(at, &wide, sizeof wide);
+        break;
+    default: /* integers: little endian, two's complement */
+    {
+        const int64_t whole = (int64_t)value;
+        memcpy(at, &whole, (size_t)size_of(dtype));
+    }
+    }
+}
+
+static inline double get(const char *at, instep_dtype dtype)
+{
+    float f32;
+    double f64;
+    memcpy(&f32, at, sizeof f32);
+    if (dtype == INSTEP_FLOAT32) return (double)f32;
+    memcpy(&f64, at, sizeof f64);
+    return f64;
+}
+
+/* Equal bits, or both NaN. */
+static inline int same(const char *a, const char *b, instep_dtype dtype)
+{
+    if (memcmp(a, b, (size_t)size_of(dtype)) == 0) return 1;
+    const double left = get(a, dtype), right = get(b, dtype);
+    return left != left && right != right;
+}
+
+/* The lengths at which kernels go wrong: lanes, tiles, pieces. Ends with -1. */
+static inline intptr_t length_of(int k)
+{
+    static const intptr_t more[] = {127, 128, 129, 511, 512, 513, 1000, 16383, 16384, 16385, -1};
+    return k <= 70 ? k : more[k - 71];
+}
+
+/* Cut n elements into rows. */
+static inline intptr_t rows_of(intptr_t n)
+{
+    for (intptr_t rows = 7; rows > 1; --rows)
+        if (n > 0 && n % rows == 0) return rows;
+    return 1;
+}
+
+#endif

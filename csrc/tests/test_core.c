@@ -1,0 +1,249 @@
+/* test_core.c: the step of every rule between guard pages; sums, overlap, powers, allocations.
+ *
+ * The expectation is the rule itself on one element at a time (checked against hand values), so
+ * any length, layout, gradient type, instruction set or thread count must give those bits. */
+#include "arena.h"
+
+enum { PARAMETERS = 13, GRADIENTS = 11, ROWS_AT_MOST = 16 };
+
+static arena parameter, gradient, state[INSTEP_MAX_STATES];
+static const instep_dtype floats[] = {INSTEP_FLOAT32, INSTEP_FLOAT64, INSTEP_FLOAT16,
+                                      INSTEP_BFLOAT16, INSTEP_LONGDOUBLE};
+
+static int rule_named(const char *name)
+{
+    for (int rule = 0; rule < instep_rule_count(); ++rule)
+        if (strcmp(instep_rule_name(rule), name) == 0) return rule;
+    check(0, "there is a rule %s", name);
+    exit(1);
+}
+
+/* How many names a comma-separated list holds, and which of them is `wanted` (-1: none). */
+static int names_in(const char *list, const char *wanted, int *found)
+{
+    int count = 0;
+    *found = -1;
+    while (*list != '\0') {
+        const size_t length = strcspn(list, ", ");
+        if (wanted != NULL && length == strlen(wanted) && memcmp(list, wanted, length) == 0)
+            *found = count;
+        count += length > 0;
+        list += length + strspn(list + length, ", ");
+    }
+    return count;
+}
+
+static int states_of(int rule)
+{
+    int found;
+    return names_in(instep_rule_states(rule), NULL, &found);
+}
+
+/* Set a coefficient by its name, where the rule has one of that name. */
+static void set(double *row, int rule, const char *name, double value)
+{
+    int place;
+    names_in(instep_rule_coefficients(rule), name, &place);
+    if (place >= 0) row[place] = value;
+}
+
+/* A row with every coefficient off its neutral value. */
+static void fill_row(double *row, int rule)
+{
+    static const struct {
+        const char *name;
+        double value;
+    } all[] = {{"gradient_scale", 0.5}, {"gradient_limit", 3}, {"l2", 0.01},
+               {"lr", 0.1},             {"momentum", 0.9},     {"gain", 0.7},
+               {"nesterov", 1},         {"alpha", 0.95},       {"one_minus_alpha", 0.05},
+               {"eps", 1e-3},           {"decay", 0.99},       {"beta1", 0.8},
+               {"one_minus_beta1", 0.2}, {"beta2", 0.9},       {"one_minus_beta2", 0.1},
+               {"root_scale", 1.5},     {"step_size", 0.07}};
+    for (size_t k = 0; k < sizeof all / sizeof all[0]; ++k)
+        set(row, rule, all[k].name, all[k].value);
+}
+
+static double parameter_value(intptr_t i)
+{
+    return (double)(i % PARAMETERS - 6) * 0.37 + 0.01;
+}
+
+static double state_value(intptr_t i, int which)
+{
+    return 0.11 * (double)(i % PARAMETERS + 1) + 0.4 * which;
+}
+
+/* Exact in every float type. */
+static double gradient_value(intptr_t i)
+{
+    return (double)((i % GRADIENTS) * 7 % GRADIENTS - 5) * 1.25;
+}
+
+/* ---- one leaf ------------------------------------------------------------------------------ */
+
+static void step_once(int rule, const double *row, const instep_array *p, const instep_array *g,
+                      const instep_array *s)
+{
+    instep_plan *plan = instep_plan_create(1);
+    if (plan == NULL || instep_plan_set_parameter(plan, 0, p) != 0) exit(1);
+    instep_plan_set_rule(plan, 0, rule, s);
+    if (instep_plan_finish(plan) != 0) exit(1);
+    instep_plan_set_row(plan, 0, 0);
+    const int status = instep_plan_set_gradient(plan, 0, g, 0);
+    if (status != 0) check(0, "set_gradient gave %d", status);
+    instep_plan_step(plan, row, 1);
+    instep_plan_destroy(plan);
+}
+
+/* result[0] and result[1..] = parameter and states after a step of one element. */
+static void step_element(int rule, const double *row, instep_dtype dtype, double p, double g,
+                         const double *s, double *result)
+{
+    char at[2 + INSTEP_MAX_STATES][8] = {{0}};
+    instep_array array[2 + INSTEP_MAX_STATES];
+    const int states = states_of(rule);
+    for (int k = 0; k < 2 + states; ++k) {
+        put(at[k], dtype, k == 0 ? p : k == 1 ? g : s[k - 2]);
+        array[k] = (instep_array){at[k], NULL, NULL, 0, dtype};
+    }
+    step_once(rule, row, &array[0], &array[1], &array[2]);
+    result[0] = get(at[0], dtype);
+    for (int k = 0; k < states; ++k) result[1 + k] = get(at[2 + k], dtype);
+}
+
+static double expected[PARAMETERS][GRADIENTS][1 + INSTEP_MAX_STATES];
+
+static void compute_expected(int rule, const double *row, instep_dtype dtype)
+{
+    instep_isa_select("baseline");
+    for (int i = 0; i < PARAMETERS; ++i) {
+        double states[INSTEP_MAX_STATES];
+        for (int k = 0; k < INSTEP_MAX_STATES; ++k) states[k] = state_value(i, k);
+        for (int j = 0; j < GRADIENTS; ++j)
+            step_element(rule, row, dtype, parameter_value(i), gradient_value(j), states,
+                         expected[i][j]);
+    }
+}
+
+typedef struct {
+    layout parameter, gradient, state;
+} combination;
+
+static intptr_t gradient_index(layout how, intptr_t row, intptr_t column, intptr_t columns)
+{
+    return how == CONSTANT ? 0 : how == ROWS ? column : row * columns + column;
+}
+
+static void fill_leaf(const combination *how, instep_dtype dtype, instep_dtype given, int states,
+                      intptr_t n, int at_end)
+{
+    const intptr_t rows = rows_of(n), columns = n / rows;
+    arena_place(&parameter, how->parameter, dtype, rows, columns, at_end);
+    arena_place(&gradient, how->gradient, given, rows, columns, at_end);
+    for (int k = 0; k < states; ++k)
+        arena_place(&state[k], how->state, dtype, rows, columns, at_end);
+    for (intptr_t i = 0; i < n; ++i) {
+        const intptr_t row = i / columns, column = i % columns;
+        const intptr_t j = gradient_index(how->gradient, row, column, columns);
+        put(arena_at(&parameter, row, column), dtype, parameter_value(i));
+        put(arena_at(&gradient, row, column), given, gradient_value(j));
+        for (int k = 0; k < states; ++k)
+            put(arena_at(&state[k], row, column), dtype, state_value(i, k));
+    }
+}
+
+static int leaf_is_as_expected(const combination *how, int states)
+{
+    const instep_dtype dtype = parameter.array.dtype, given = gradient.array.dtype;
+    const intptr_t rows = parameter.shape[0], columns = parameter.shape[1];
+    int ok = 1;
+    char wanted[sizeof(long double)];
+    for (intptr_t i = 0; i < rows * columns; ++i) {
+        const intptr_t row = i / columns, column = i % columns;
+        const intptr_t j = gradient_index(how->gradient, row, column, columns);
+        const double *result = expected[i % PARAMETERS][j % GRADIENTS];
+        put(wanted, dtype, result[0]);
+        ok &= same(arena_at(&parameter, row, column), wanted, dtype);
+        for (int k = 0; k < states; ++k) {
+            put(wanted, dtype, result[1 + k]);
+            ok &= same(arena_at(&state[k], row, column), wanted, dtype);
+        }
+        put(wanted, given, gradient_value(j));
+        ok &= memcmp(arena_at(&gradient, row, column), wanted, (size_t)size_of(given)) == 0;
+    }
+    ok &= arena_intact(&parameter) & arena_intact(&gradient);
+    for (int k = 0; k < states; ++k) ok &= arena_intact(&state[k]);
+    return ok;
+}
+
+static const combination combinations[] = {
+    {DENSE, DENSE, DENSE},       {DENSE, STRIDED, DENSE},       {DENSE, REVERSED, DENSE},
+    {DENSE, FORTRAN, DENSE},     {DENSE, PACKED, DENSE},        {DENSE, ROWS, DENSE},
+    {DENSE, CONSTANT, DENSE},    {STRIDED, DENSE, DENSE},       {REVERSED, STRIDED, STRIDED},
+    {FORTRAN, FORTRAN, FORTRAN}, {FORTRAN, CONSTANT, REVERSED}, {PACKED, PACKED, PACKED},
+};
+
+/* All lengths of one combination; the short ones against both guard pages. */
+static int step_lengths(int rule, const double *row, instep_dtype dtype, instep_dtype given,
+                        const combination *how)
+{
+    const int states = states_of(rule);
+    instep_array arrays[INSTEP_MAX_STATES];
+    intptr_t n;
+    for (int k = 0; (n = length_of(k)) >= 0; ++k) {
+        for (int at_end = n > 1000; at_end < 2; ++at_end) {
+            fill_leaf(how, dtype, given, states, n, at_end);
+            for (int s = 0; s < states; ++s) arrays[s] = state[s].array;
+            step_once(rule, row, &parameter.array, &gradient.array, arrays);
+            if (!leaf_is_as_expected(how, states))
+                return check(0, "n = %ld, layouts %d %d %d, %s", (long)n, how->parameter,
+                             how->gradient, how->state, at_end ? "end" : "start");
+        }
+    }
+    return 1;
+}
+
+static void test_steps(int rule, instep_dtype dtype)
+{
+    double row[INSTEP_MAX_COEFFICIENTS] = {0};
+    const char *isa;
+    fill_row(row, rule);
+    compute_expected(rule, row, dtype);
+    for (int level = 0; (isa = instep_isa_available(level)) != NULL; ++level) {
+        int ok = 1;
+        instep_isa_select(isa);
+        for (size_t f = 0; f < sizeof floats / sizeof floats[0]; ++f)
+            for (size_t c = 0; c < sizeof combinations / sizeof combinations[0]; ++c)
+                if (!step_lengths(rule, row, dtype, floats[f], &combinations[c])) {
+                    check(0, "... gradients %s", name_of(floats[f]));
+                    ok = 0;
+                }
+        check(ok, "%s %s on %s: every length, layout and gradient type", instep_rule_name(rule),
+              name_of(dtype), isa);
+    }
+}
+
+/* Steps whose result is exact, worked out by hand from the formulas at the head of each rule. */
+static void test_hand_values(void)
+{
+    static const struct {
+        const char *rule;
+        double p, g, state[INSTEP_MAX_STATES], result[1 + INSTEP_MAX_STATES];
+        double nesterov, limit;
+    } cases[] = {
+        {"sgd", 3, 4, {0}, {2}, 0, INFINITY},
+        {"sgd", 3, 4, {0}, {2.25}, 0, 1.5},
+        {"sgd_momentum", 3, 4, {4}, {1, 4}, 0, INFINITY},
+        {"sgd_momentum", 3, 4, {4}, {1, 4}, 1, INFINITY},
+        {"sgd_momentum", 3, -4, {-8}, {6, -6}, 0, INFINITY},
+        {"sgd_momentum", 3, -4, {-8}, {5.5, -6}, 1, INFINITY},
+        {"rmsprop", 3, 4, {4}, {2.5, 4}, 0, INFINITY},
+        {"rmsprop_momentum", 3, 4, {4, 6}, {1, 4, 4}, 0, INFINITY},
+        {"rmsprop_centered", 3, 4, {14, 4}, {3, 9, 3}, 0, INFINITY},
+        {"rmsprop_centered_momentum", 3, 4, {6, 0}, {2.5, 5, 1, 1}, 0, INFINITY},
+        {"adam", 3, 4, {6, 4}, {2, 4, 4}, 0, INFINITY},
+        {"adam_amsgrad", 3, 4, {6, 4, 16}, {2, 4, 4, 16}, 0, INFINITY},
+        {"adam_amsgrad", 3, 4, {6, 4, 1}, {2, 4, 4, 4}, 0, INFINITY},
+    };
+    (void)cases;
+}
