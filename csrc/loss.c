@@ -146,7 +146,9 @@ int64_t instep_check_labels(const instep_array *labels, int64_t classes, int64_t
     const size_t size = instep_size(labels);
     *total = 0;
     for (size_t i = 0; i < size; ++i) {
-        const int64_t label = read_label(instep_view_at(&view, i), labels->dtype);
+        const char *at = instep_view_at(&view, i);
+        if (!label_fits(at, labels->dtype)) return (int64_t)i;
+        const int64_t label = read_label(at, labels->dtype);
         if (label == ignore_index) continue;
         if (label < 0 || label >= classes) return (int64_t)i;
         if (weight == NULL) *total += 1;

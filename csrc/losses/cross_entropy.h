@@ -10,7 +10,9 @@
  * A row is walked in tiles, padded with -inf to whole lanes: exp(-inf) = 0 adds nothing. Rows of
  * one tile stay in L1; longer rows are walked three times (maximum, exponentials, gradient), the
  * exponentials resting in the gradient. A plain label (no smoothing) is a spike: t is 0 elsewhere,
- * and only the label's class is touched; the bits are those of the general case. */
+ * and only the label's class is touched. Targets are float64, so that weights of any size and
+ * logits at the ends of float32 neither overflow nor vanish. */
+
 static inline size_t FN(padded)(size_t n)
 {
     return (n + INSTEP_LANES - 1) / INSTEP_LANES * INSTEP_LANES;
@@ -23,15 +25,15 @@ static inline size_t FN(label_at)(const instep_class_row *row, size_t start, siz
     return label >= start && label - start < n ? label - start : n;
 }
 
-/* t = the effective target of classes [start, start + n), 0 in the padding. */
-static void FN(effective_target)(REAL *restrict t, const instep_loss_views *views,
+/* t = the effective target of classes [start, start + n). */
+static void FN(effective_target)(double *restrict t, const instep_loss_views *views,
                                  const instep_class_row *row, size_t start, size_t n)
 {
     const REAL *weight = views->class_weight;
-    const REAL uniform = (REAL)(views->label_smoothing / (double)views->classes);
-    const REAL kept = (REAL)(1 - views->label_smoothing);
+    const double uniform = views->label_smoothing / (double)views->classes;
+    const double kept = 1 - views->label_smoothing;
     if (row->label < 0) {
-        FN(load_run)(t, row->target + (intptr_t)start * views->target_step, views->target_step, n,
+        load_run_f64(t, row->target + (intptr_t)start * views->target_step, views->target_step, n,
                      (instep_dtype)views->target.dtype);
         for (size_t k = 0; k < n; ++k) t[k] = kept * t[k] + uniform;
     } else {
@@ -40,8 +42,7 @@ static void FN(effective_target)(REAL *restrict t, const instep_loss_views *view
         if (at < n) t[at] += kept;
     }
     if (weight)
-        for (size_t k = 0; k < n; ++k) t[k] *= weight[start + k];
-    for (size_t k = n; k < FN(padded)(n); ++k) t[k] = 0;
+        for (size_t k = 0; k < n; ++k) t[k] *= (double)weight[start + k];
 }
 
 /* x = the logits of classes [start, start + n), -inf in the padding. */
@@ -53,7 +54,7 @@ static void FN(load_logits)(REAL *restrict x, const instep_loss_views *views,
     for (size_t k = n; k < FN(padded)(n); ++k) x[k] = -(REAL)INFINITY;
 }
 
-/* The following take n = whole lanes. */
+/* The next two take n = whole lanes. */
 
 static REAL FN(largest)(const REAL *x, size_t n, REAL top)
 {
@@ -72,11 +73,11 @@ static void FN(exponentials)(REAL *restrict e, const REAL *restrict x, REAL top,
 }
 
 /* value[k] = t * (x - top); a zero target hides even x = -inf. */
-static void FN(target_products)(double *restrict value, const REAL *restrict t,
+static void FN(target_products)(double *restrict value, const double *restrict t,
                                 const REAL *restrict x, REAL top, size_t n)
 {
     for (size_t i = 0; i < n; ++i) {
-        const double product = (double)t[i] * (double)(x[i] - top);
+        const double product = t[i] * ((double)x[i] - (double)top);
         value[i] = t[i] != 0 ? product : 0;
     }
 }
@@ -86,34 +87,34 @@ static void FN(add_targets)(double *mass, double *dot, const instep_loss_views *
                             const instep_class_row *row, const REAL *x, REAL top, size_t start,
                             size_t n)
 {
-    _Alignas(64) REAL t[INSTEP_TILE];
-    _Alignas(64) double product[INSTEP_TILE];
+    _Alignas(64) double t[INSTEP_TILE], product[INSTEP_TILE];
     if (row->spike) {
         const size_t at = FN(label_at)(row, start, n);
         if (at == n || row->height == 0) return;
         mass[0] = row->height;
-        dot[0] = row->height * (double)(x[at] - top);
+        dot[0] = row->height * ((double)x[at] - (double)top);
         return;
     }
     FN(effective_target)(t, views, row, start, n);
-    FN(target_products)(product, t, x, top, FN(padded)(n));
-    FN(add_values)(mass, t, FN(padded)(n));
-    add_values_f64(dot, product, FN(padded)(n));
+    FN(target_products)(product, t, x, top, n);
+    add_values_f64(mass, t, n);
+    add_values_f64(dot, product, n);
 }
 
 /* gradient of one tile = e * ratio - t * scale */
 static void FN(class_gradient)(const instep_loss_views *views, const instep_class_row *row,
-                               const REAL *restrict e, REAL ratio, size_t start, size_t n)
+                               const REAL *restrict e, double ratio, size_t start, size_t n)
 {
-    _Alignas(64) REAL t[INSTEP_TILE], g[INSTEP_TILE];
-    const REAL scale = (REAL)views->scale;
+    _Alignas(64) REAL g[INSTEP_TILE];
+    _Alignas(64) double t[INSTEP_TILE];
+    const REAL rounded = (REAL)ratio;
     if (row->spike) {
         const size_t at = FN(label_at)(row, start, n);
-        for (size_t i = 0; i < FN(padded)(n); ++i) g[i] = e[i] * ratio;
-        if (at < n) g[at] -= (REAL)row->height * scale;
+        for (size_t i = 0; i < FN(padded)(n); ++i) g[i] = e[i] * rounded;
+        if (at < n) g[at] = (REAL)((double)e[at] * ratio - row->height * views->scale);
     } else {
         FN(effective_target)(t, views, row, start, n);
-        for (size_t i = 0; i < n; ++i) g[i] = e[i] * ratio - t[i] * scale;
+        for (size_t i = 0; i < n; ++i) g[i] = (REAL)((double)e[i] * ratio - t[i] * views->scale);
     }
     FN(store_run)(g, row->gradient + (intptr_t)start * views->gradient_step, views->gradient_step,
                   n);
@@ -143,7 +144,7 @@ static double FN(cross_entropy_row)(const instep_loss_views *views, const instep
                           views->gradient_step, n);
     }
     const double target_mass = lane_sum(mass), sum = lane_sum(total);
-    const REAL ratio = (REAL)(target_mass / sum * views->scale);
+    const double ratio = target_mass / sum * views->scale;
     for (size_t start = 0; start < classes; start += INSTEP_TILE) {
         const size_t n = classes - start < INSTEP_TILE ? classes - start : INSTEP_TILE;
         if (!single)

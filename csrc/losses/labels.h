@@ -15,7 +15,7 @@ typedef struct {
     int spike;
 } instep_class_row;
 
-/* The label at `at`; a uint64 beyond int64 becomes the largest int64, never a small number. */
+/* The label at `at`, if it fits. */
 static inline int64_t read_label(const char *at, instep_dtype dtype)
 {
     int8_t i8;
@@ -36,8 +36,17 @@ static inline int64_t read_label(const char *at, instep_dtype dtype)
     case INSTEP_UINT32: memcpy(&u32, at, sizeof u32); return u32;
     default: /* INSTEP_UINT64; the callers admit integers only */
         memcpy(&u64, at, sizeof u64);
-        return u64 > INT64_MAX ? INT64_MAX : (int64_t)u64;
+        return (int64_t)u64;
     }
+}
+
+/* Does int64 hold the label? */
+static inline int label_fits(const char *at, instep_dtype dtype)
+{
+    uint64_t label;
+    if (dtype != INSTEP_UINT64) return 1;
+    memcpy(&label, at, sizeof label);
+    return label <= INT64_MAX;
 }
 
 #endif

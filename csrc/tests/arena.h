@@ -153,43 +153,57 @@ static inline uint16_t bfloat_of(double value)
     return (uint16_t)(bits >> 16);
 }
 
+static inline void put_bits(char *at, uint16_t bits)
+{
+    memcpy(at, &bits, sizeof bits);
+}
+
 /* Store `value`, which the type holds exactly. */
 static inline void put(char *at, instep_dtype dtype, double value)
 {
-    const float f32 = (float)value;
+    const float narrow = (float)value;
     const long double wide = value;
-    const uint16_t half = half_of(value), bfloat = bfloat_of(value);
+    const int64_t whole = dtype >= INSTEP_INT8 ? (int64_t)value : 0;
     switch (dtype) {
-    case INSTEP_FLOAT32: memcpy(at, &f32, sizeof f32); break;
+    case INSTEP_FLOAT32: memcpy(at, &narrow, sizeof narrow); break;
     case INSTEP_FLOAT64: memcpy(at, &value, sizeof value); break;
-    case INSTEP_FLOAT16: memcpy(at, &half, sizeof half); break;
-    case INSTEP_BFLOAT16: memcpy(at, &bfloat, sizeof bfloat); break;
+    case INSTEP_FLOAT16: put_bits(at, half_of(value)); break;
+    case INSTEP_BFLOAT16: put_bits(at, bfloat_of(value)); break;
     case INSTEP_LONGDOUBLE:
-        memset(at, 0, sizeof wide);
+        memset(at, 0, sizeof wide); /* the padding too: bytes are compared */
         memcpy(at, &wide, sizeof wide);
         break;
-    default: /* integers: little endian, two's complement */
-    {
-        const int64_t whole = (int64_t)value;
-        memcpy(at, &whole, (size_t)size_of(dtype));
-    }
+    default: memcpy(at, &whole, (size_t)size_of(dtype)); /* little endian */
     }
 }
 
 static inline double get(const char *at, instep_dtype dtype)
 {
-    float f32;
-    double f64;
-    memcpy(&f32, at, sizeof f32);
-    if (dtype == INSTEP_FLOAT32) return (double)f32;
-    memcpy(&f64, at, sizeof f64);
-    return f64;
+    float narrow;
+    double value;
+    if (dtype == INSTEP_FLOAT32) {
+        memcpy(&narrow, at, sizeof narrow);
+        return (double)narrow;
+    }
+    memcpy(&value, at, sizeof value);
+    return value;
+}
+
+/* memcmp for the sizes of numbers; inlined, where a call would take most of the tests' time. */
+static inline int equal_bytes(const char *a, const char *b, intptr_t size)
+{
+    switch (size) {
+    case 2: return memcmp(a, b, 2) == 0;
+    case 4: return memcmp(a, b, 4) == 0;
+    case 8: return memcmp(a, b, 8) == 0;
+    default: return memcmp(a, b, (size_t)size) == 0;
+    }
 }
 
 /* Equal bits, or both NaN. */
 static inline int same(const char *a, const char *b, instep_dtype dtype)
 {
-    if (memcmp(a, b, (size_t)size_of(dtype)) == 0) return 1;
+    if (equal_bytes(a, b, size_of(dtype))) return 1;
     const double left = get(a, dtype), right = get(b, dtype);
     return left != left && right != right;
 }

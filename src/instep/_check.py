@@ -256,6 +256,14 @@ def integer(name: str, value: object) -> int:
     return int(value)
 
 
+def label(name: str, value: object) -> int:
+    """An int of 64 bits."""
+    number = integer(name, value)
+    if not -(2**63) <= number < 2**63:
+        raise ValueError(f"{name} must fit into 64 bits, got {number}")
+    return number
+
+
 def _readable(name: str, value: object) -> Array:
     if isinstance(value, np.ma.MaskedArray):
         raise TypeError(f"{name} is a masked array; its mask would be ignored: fill it first")
@@ -346,6 +354,8 @@ def output(out: object, pred: Array, others: dict[str, Array | None]) -> Array:
         return np.empty_like(pred)
     if not isinstance(out, np.ndarray):
         raise TypeError(f"out must be an array, got {type(out).__name__}")
+    if isinstance(out, np.ma.MaskedArray):
+        raise TypeError("out is a masked array; its mask would be ignored: pass the .data")
     if out.shape != pred.shape:
         raise ValueError(f"out has shape {out.shape}, pred has {pred.shape}")
     if out.dtype != pred.dtype:
@@ -354,9 +364,9 @@ def output(out: object, pred: Array, others: dict[str, Array | None]) -> Array:
         raise ValueError("out is read-only")
     if out.size > 1 and overlaps_itself(out):
         raise ValueError(f"out overlaps itself (strides {out.strides}); pass a copy")
-    same = (
-        out.__array_interface__["data"] == pred.__array_interface__["data"]
-        and out.strides == pred.strides
+    steps = zip(out.strides, pred.strides, out.shape, strict=True)
+    same = out.__array_interface__["data"][0] == pred.__array_interface__["data"][0] and all(
+        a == b for a, b, length in steps if length > 1
     )
     if not same and share_memory(out, pred):
         raise ValueError("out overlaps pred partly; pass pred itself or other memory")

@@ -90,7 +90,10 @@ def mse(
         divisor = float(pred.size) if weight is None else _core.array_sum(weight, threads)
     grad = _check.output(out, pred, {"target": target, "weight": weight})
     values = np.empty_like(pred) if reduction == "none" else None
-    scale = 1.0 / divisor if divisor else 0.0
+    if divisor == 0:
+        grad.fill(0)
+        return LossGrad(0.0, grad)
+    scale = 1.0 / divisor
     total = _core.elementwise(_NUMBER["mse"], pred, target, weight, grad, values, scale, threads)
     return LossGrad(total * scale if values is None else values, grad)
 
@@ -159,7 +162,7 @@ def cross_entropy(
     """
     _check.choice("reduction", reduction, ("mean", "sum", "none"))
     smoothing = _check.share("label_smoothing", label_smoothing)
-    ignore = _check.integer("ignore_index", ignore_index)
+    ignore = _check.label("ignore_index", ignore_index)
     pred = _check.logits(pred)
     target = _check.class_target(target, pred, ignore)
     labels = target.dtype.kind != "f" and _core.is_integer(target)
@@ -177,7 +180,10 @@ def cross_entropy(
         divisor = 1.0
     rows = pred.shape[:axis] + pred.shape[axis + 1 :]
     values = np.empty(rows, pred.dtype) if reduction == "none" else None
-    scale = 1.0 / divisor if divisor else 0.0
+    if divisor == 0:
+        grad.fill(0)
+        return LossGrad(0.0, grad)
+    scale = 1.0 / divisor
     total = _core.cross_entropy(
         _classes_last(pred),
         target if labels else _classes_last(target),
@@ -189,9 +195,6 @@ def cross_entropy(
         scale,
         config.get_num_threads(),
     )
-    if divisor == 0:
-        grad.fill(0)
-        total = 0.0
     return LossGrad(total * scale if values is None else values, grad)
 
 
