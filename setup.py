@@ -21,27 +21,21 @@ ABI3 = os.environ.get("INSTEP_ABI3", "1") == "1" and not sysconfig.get_config_va
 # Equal bits everywhere: no contraction to FMA (clang-cl needs it spelled /clang:), no fast-math.
 # -fno-math-errno and -fno-trapping-math change no value; without them GCC vectorizes neither
 # sqrt nor selects.
+UNIX = "-O3 -std=gnu11 -ffp-contract=off -fno-math-errno -fno-trapping-math -fvisibility=hidden"
+DEBUG = f"-O1 -g -fno-omit-frame-pointer -fsanitize={SANITIZE}" if SANITIZE else "-g0"
 FLAGS = {
-    "unix": [
-        "-O3",
-        "-std=gnu11",
-        "-ffp-contract=off",
-        "-fno-math-errno",
-        "-fno-trapping-math",
-        "-fvisibility=hidden",
-        "-pthread",
-    ],
-    "msvc": ["/O2", "/std:c11", "/fp:precise", "/clang:-ffp-contract=off"],
+    "unix": f"{UNIX} -pthread {DEBUG}".split(),
+    "msvc": "/O2 /std:c11 /fp:precise /clang:-ffp-contract=off".split(),
 }
-FLAGS["unix"] += (
-    ["-O1", "-g", "-fno-omit-frame-pointer", f"-fsanitize={SANITIZE}"] if SANITIZE else ["-g0"]
-)
-# Flags of each instruction set; they are given to csrc/isa/<name>.c alone.
+# Flags of each instruction set, given to csrc/isa/<name>.c alone. AVX-512 keeps to 256-bit vectors:
+# GCC's 512-bit Adam is slower (docs/architecture.md).
 ISA = {
     "baseline": {"unix": [], "msvc": []},
     "avx2": {"unix": ["-march=x86-64-v3"], "msvc": ["/arch:AVX2"]},
-    # 256-bit vectors: GCC's 512-bit Adam is slower (docs/architecture.md).
-    "avx512": {"unix": ["-march=x86-64-v4", "-mprefer-vector-width=256"], "msvc": ["/arch:AVX512"]},
+    "avx512": {
+        "unix": ["-march=x86-64-v4", "-mprefer-vector-width=256"],
+        "msvc": ["/arch:AVX512"],
+    },
 }
 
 

@@ -2,10 +2,10 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Unpack
 
 from instep import _check, _core
-from instep.optim.base import Optimizer
+from instep.optim.base import Optimizer, StepOptions
 from instep.optim.groups import Check, Values
 
 
@@ -81,28 +81,10 @@ class Adam(Optimizer):
         eps: Any = 1e-8,
         weight_decay: Any = 0,
         amsgrad: bool = False,
-        *,
-        maximize: bool = False,
-        clip_norm: Any = None,
-        clip_value: Any = None,
-        nonfinite: Literal["propagate", "skip", "raise"] = "propagate",
-        threads: int | None = None,
+        **options: Unpack[StepOptions],
     ) -> None:
-        super().__init__(
-            params,
-            {
-                "lr": lr,
-                "betas": betas,
-                "eps": eps,
-                "weight_decay": weight_decay,
-                "amsgrad": amsgrad,
-            },
-            maximize=maximize,
-            clip_norm=clip_norm,
-            clip_value=clip_value,
-            nonfinite=nonfinite,
-            threads=threads,
-        )
+        defaults = dict(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, amsgrad=amsgrad)
+        super().__init__(params, defaults, **options)
 
     @staticmethod
     def _rule(values: Values, scheduled: frozenset[str]) -> str:
@@ -164,23 +146,6 @@ class AdamW(Adam):
         eps: Any = 1e-8,
         weight_decay: Any = 1e-2,
         amsgrad: bool = False,
-        *,
-        maximize: bool = False,
-        clip_norm: Any = None,
-        clip_value: Any = None,
-        nonfinite: Literal["propagate", "skip", "raise"] = "propagate",
-        threads: int | None = None,
+        **options: Unpack[StepOptions],
     ) -> None:
-        super().__init__(
-            params,
-            lr,
-            betas,
-            eps,
-            weight_decay,
-            amsgrad,
-            maximize=maximize,
-            clip_norm=clip_norm,
-            clip_value=clip_value,
-            nonfinite=nonfinite,
-            threads=threads,
-        )
+        super().__init__(params, lr, betas, eps, weight_decay, amsgrad, **options)

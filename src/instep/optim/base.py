@@ -5,7 +5,7 @@ import os
 import threading
 import weakref
 from collections.abc import Mapping
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple, TypedDict
 
 import numpy as np
 
@@ -58,6 +58,16 @@ class StepReport(NamedTuple):
     nonfinite: int | None
 
 
+class StepOptions(TypedDict, total=False):
+    """The keyword-only options of every optimizer; documented with `SGD`."""
+
+    maximize: bool
+    clip_norm: Any
+    clip_value: Any
+    nonfinite: Literal["propagate", "skip", "raise"]
+    threads: int | None
+
+
 class Optimizer:
     """What all optimizers share. Use a subclass: `SGD`, `RMSprop`, `Adam`, `AdamW`.
 
@@ -76,11 +86,11 @@ class Optimizer:
         params: Any,
         defaults: dict[str, Any],
         *,
-        maximize: bool,
-        clip_norm: Any,
-        clip_value: Any,
-        nonfinite: str,
-        threads: int | None,
+        maximize: bool = False,
+        clip_norm: Any = None,
+        clip_value: Any = None,
+        nonfinite: str = "propagate",
+        threads: int | None = None,
     ) -> None:
         self._lock = threading.RLock()
         self._checks = {**self.hyperparameters, "maximize": _check.flag}

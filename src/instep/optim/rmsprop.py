@@ -1,10 +1,10 @@
 """RMSprop."""
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Unpack
 
 from instep import _check
-from instep.optim.base import Optimizer
+from instep.optim.base import Optimizer, StepOptions
 from instep.optim.groups import Check, Values
 
 
@@ -68,29 +68,17 @@ class RMSprop(Optimizer):
         weight_decay: Any = 0,
         momentum: Any = 0,
         centered: bool = False,
-        *,
-        maximize: bool = False,
-        clip_norm: Any = None,
-        clip_value: Any = None,
-        nonfinite: Literal["propagate", "skip", "raise"] = "propagate",
-        threads: int | None = None,
+        **options: Unpack[StepOptions],
     ) -> None:
-        super().__init__(
-            params,
-            {
-                "lr": lr,
-                "alpha": alpha,
-                "eps": eps,
-                "weight_decay": weight_decay,
-                "momentum": momentum,
-                "centered": centered,
-            },
-            maximize=maximize,
-            clip_norm=clip_norm,
-            clip_value=clip_value,
-            nonfinite=nonfinite,
-            threads=threads,
+        defaults = dict(
+            lr=lr,
+            alpha=alpha,
+            eps=eps,
+            weight_decay=weight_decay,
+            momentum=momentum,
+            centered=centered,
         )
+        super().__init__(params, defaults, **options)
 
     @staticmethod
     def _rule(values: Values, scheduled: frozenset[str]) -> str:

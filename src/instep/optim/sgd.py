@@ -1,10 +1,10 @@
 """Stochastic gradient descent."""
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Unpack
 
 from instep import _check
-from instep.optim.base import Optimizer
+from instep.optim.base import Optimizer, StepOptions
 from instep.optim.groups import Check, Values
 
 
@@ -77,28 +77,16 @@ class SGD(Optimizer):
         dampening: Any = 0,
         weight_decay: Any = 0,
         nesterov: bool = False,
-        *,
-        maximize: bool = False,
-        clip_norm: Any = None,
-        clip_value: Any = None,
-        nonfinite: Literal["propagate", "skip", "raise"] = "propagate",
-        threads: int | None = None,
+        **options: Unpack[StepOptions],
     ) -> None:
-        super().__init__(
-            params,
-            {
-                "lr": lr,
-                "momentum": momentum,
-                "dampening": dampening,
-                "weight_decay": weight_decay,
-                "nesterov": nesterov,
-            },
-            maximize=maximize,
-            clip_norm=clip_norm,
-            clip_value=clip_value,
-            nonfinite=nonfinite,
-            threads=threads,
+        defaults = dict(
+            lr=lr,
+            momentum=momentum,
+            dampening=dampening,
+            weight_decay=weight_decay,
+            nesterov=nesterov,
         )
+        super().__init__(params, defaults, **options)
 
     @staticmethod
     def _rule(values: Values, scheduled: frozenset[str]) -> str:
