@@ -44,10 +44,9 @@ class BuildExt(build_ext):
 
     def accepts(self, flags: list[str]) -> bool:
         with tempfile.TemporaryDirectory() as folder:
-            source = Path(folder, "probe.c")
-            source.write_text("int main(void) { return 0; }\n")
+            Path(folder, "probe.c").write_text("int main(void) { return 0; }\n")
             try:
-                self.compiler.compile([str(source)], output_dir=folder, extra_postargs=flags)
+                self.compiler.compile([f"{folder}/probe.c"], folder, extra_postargs=flags)
             except Exception:
                 return False
             return True
@@ -87,13 +86,8 @@ extension = Extension(
     + ([("Py_LIMITED_API", "0x030B0000")] if ABI3 else []),
     py_limited_api=ABI3,
 )
-directives = {
-    "language_level": 3,
-    "boundscheck": False,
-    "wraparound": False,
-    "freethreading_compatible": True,
-    "autotestdict": False,
-}
+directives = dict(language_level=3, boundscheck=False, wraparound=False, autotestdict=False)
+directives["freethreading_compatible"] = True
 setup(
     ext_modules=cythonize([extension], compiler_directives=directives),
     cmdclass={"build_ext": BuildExt},
