@@ -33,7 +33,7 @@ ISA = {
     "baseline": {"unix": [], "msvc": []},
     "avx2": {"unix": ["-march=x86-64-v3"], "msvc": ["/arch:AVX2"]},
     "avx512": {
-        "unix": ["-march=x86-64-v4", "-mprefer-vector-width=256"],
+        "unix": ["-march=x86-64-v4", "-mprefer-vector-width=512"],
         "msvc": ["/arch:AVX512"],
     },
 }

@@ -6,6 +6,7 @@
 #ifndef INSTEP_TESTS_ARENA_H
 #define INSTEP_TESTS_ARENA_H
 
+#include <float.h>
 #include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -153,10 +154,7 @@ static inline uint16_t bfloat_of(double value)
     return (uint16_t)(bits >> 16);
 }
 
-static inline void put_bits(char *at, uint16_t bits)
-{
-    memcpy(at, &bits, sizeof bits);
-}
+static inline void put_bits(char *at, uint16_t bits) { memcpy(at, &bits, sizeof bits); }
 
 /* Store `value`, which the type holds exactly. */
 static inline void put(char *at, instep_dtype dtype, double value)
@@ -169,9 +167,9 @@ static inline void put(char *at, instep_dtype dtype, double value)
     case INSTEP_FLOAT64: memcpy(at, &value, sizeof value); break;
     case INSTEP_FLOAT16: put_bits(at, half_of(value)); break;
     case INSTEP_BFLOAT16: put_bits(at, bfloat_of(value)); break;
-    case INSTEP_LONGDOUBLE:
-        memset(at, 0, sizeof wide); /* the padding too: bytes are compared */
-        memcpy(at, &wide, sizeof wide);
+    case INSTEP_LONGDOUBLE: /* without its padding, whose bytes are not defined */
+        memset(at, 0, sizeof wide);
+        memcpy(at, &wide, LDBL_MANT_DIG == 64 ? 10 : sizeof wide);
         break;
     default: memcpy(at, &whole, (size_t)size_of(dtype)); /* little endian */
     }

@@ -54,20 +54,28 @@ static void fill_row(double *row, int rule)
     static const struct {
         const char *name;
         double value;
-    } all[] = {{"gradient_scale", 0.5}, {"gradient_limit", 3}, {"l2", 0.01},
-               {"lr", 0.1},             {"momentum", 0.9},     {"gain", 0.7},
-               {"nesterov", 1},         {"alpha", 0.95},       {"one_minus_alpha", 0.05},
-               {"eps", 1e-3},           {"decay", 0.99},       {"beta1", 0.8},
-               {"one_minus_beta1", 0.2}, {"beta2", 0.9},       {"one_minus_beta2", 0.1},
-               {"root_scale", 1.5},     {"step_size", 0.07}};
+    } all[] = {{"gradient_scale", 0.5},
+               {"gradient_limit", 3},
+               {"l2", 0.01},
+               {"lr", 0.1},
+               {"momentum", 0.9},
+               {"gain", 0.7},
+               {"nesterov", 1},
+               {"alpha", 0.95},
+               {"one_minus_alpha", 0.05},
+               {"eps", 1e-3},
+               {"decay", 0.99},
+               {"beta1", 0.8},
+               {"one_minus_beta1", 0.2},
+               {"beta2", 0.9},
+               {"one_minus_beta2", 0.1},
+               {"root_scale", 1.5},
+               {"step_size", 0.07}};
     for (size_t k = 0; k < sizeof all / sizeof all[0]; ++k)
         set(row, rule, all[k].name, all[k].value);
 }
 
-static double parameter_value(intptr_t i)
-{
-    return (double)(i % PARAMETERS - 6) * 0.37 + 0.01;
-}
+static double parameter_value(intptr_t i) { return (double)(i % PARAMETERS - 6) * 0.37 + 0.01; }
 
 static double state_value(intptr_t i, int which)
 {
@@ -100,7 +108,7 @@ static void step_once(int rule, const double *row, const instep_array *p, const 
 static void step_element(int rule, const double *row, instep_dtype dtype, double p, double g,
                          const double *s, double *result)
 {
-    char at[2 + INSTEP_MAX_STATES][8] = {{0}};
+    char at[2 + INSTEP_MAX_STATES][sizeof(long double)] = {{0}};
     instep_array array[2 + INSTEP_MAX_STATES];
     const int states = states_of(rule);
     for (int k = 0; k < 2 + states; ++k) {
@@ -251,11 +259,20 @@ static void test_hand_values(instep_dtype dtype)
     static const struct {
         const char *name;
         double value;
-    } common[] = {{"gradient_scale", 0.5}, {"lr", 0.5},    {"momentum", 0.5},
-                  {"gain", 0.5},           {"alpha", 0.5}, {"one_minus_alpha", 0.5},
-                  {"eps", 2},              {"decay", 0.5}, {"beta1", 0.5},
-                  {"one_minus_beta1", 0.5}, {"beta2", 0.5}, {"one_minus_beta2", 0.5},
-                  {"root_scale", 3},       {"step_size", 0.5}};
+    } common[] = {{"gradient_scale", 0.5},
+                  {"lr", 0.5},
+                  {"momentum", 0.5},
+                  {"gain", 0.5},
+                  {"alpha", 0.5},
+                  {"one_minus_alpha", 0.5},
+                  {"eps", 2},
+                  {"decay", 0.5},
+                  {"beta1", 0.5},
+                  {"one_minus_beta1", 0.5},
+                  {"beta2", 0.5},
+                  {"one_minus_beta2", 0.5},
+                  {"root_scale", 3},
+                  {"step_size", 0.5}};
     for (size_t k = 0; k < sizeof cases / sizeof cases[0]; ++k) {
         const int rule = rule_named(cases[k].rule);
         double row[INSTEP_MAX_COEFFICIENTS] = {0}, result[1 + INSTEP_MAX_STATES] = {0};
@@ -322,13 +339,14 @@ static void test_extreme_scales(void)
     static const struct {
         instep_dtype given;
         double g, scale, result;
-    } cases[] = {{INSTEP_FLOAT64, 0x1p1000, 0x1p-1000, 1},  {INSTEP_FLOAT64, -3e-300, 1e300, -3},
-                 {INSTEP_FLOAT32, 0x1p-140f, 0x1p140, 1},   {INSTEP_FLOAT32, 0x1p120f, 0x1p-121, 0.5},
-                 {INSTEP_LONGDOUBLE, 0x1p900, 0x1p-899, 2}, {INSTEP_FLOAT64, 1 + 0x1p-24, 2, 2}};
+    } cases[] = {
+        {INSTEP_FLOAT64, 0x1p1000, 0x1p-1000, 1},  {INSTEP_FLOAT64, -3e-300, 1e300, -3},
+        {INSTEP_FLOAT32, 0x1p-140f, 0x1p140, 1},   {INSTEP_FLOAT32, 0x1p120f, 0x1p-121, 0.5},
+        {INSTEP_LONGDOUBLE, 0x1p900, 0x1p-899, 2}, {INSTEP_FLOAT64, 1 + 0x1p-24, 2, 2}};
     const int rule = rule_named("sgd");
     for (size_t k = 0; k < sizeof cases / sizeof cases[0]; ++k) {
         double row[INSTEP_MAX_COEFFICIENTS] = {0};
-        char g[sizeof(long double)], p[4] = {0};
+        char g[sizeof(long double)], p[sizeof(long double)] = {0};
         const instep_array array = {p, NULL, NULL, 0, INSTEP_FLOAT32};
         const instep_array given = {g, NULL, NULL, 0, cases[k].given};
         put(g, cases[k].given, cases[k].g);

@@ -3,6 +3,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+ALL_BOUND: int
+SOME_BOUND: int
 NOT_AN_ARRAY: int
 WRONG_DTYPE: int
 WRONG_SHAPE: int
@@ -11,8 +13,6 @@ MAY_OVERLAP: int
 class Plan:
     @property
     def reason(self) -> int: ...
-    @property
-    def bound(self) -> int: ...
     def __init__(self, parameters: list[npt.NDArray[Any]]) -> None: ...
     def finish(self) -> None: ...
     def set_rule(self, leaf: int, rule: int, states: tuple[npt.NDArray[Any], ...]) -> None: ...

@@ -82,11 +82,16 @@ cdef extern from "instep.h" nogil:
                                 int64_t ignore_index, const void *weight, instep_dtype dtype,
                                 double *total)
 
-# Why `Plan.bind` stopped at a leaf.
+# What `Plan.bind` returns unless it stops at a leaf, and why it does.
 NOT_AN_ARRAY = 1
 WRONG_DTYPE = 2
 WRONG_SHAPE = 3
 MAY_OVERLAP = 4
+
+cdef enum:
+    ALL = -1
+    SOME = -2
+ALL_BOUND, SOME_BOUND = ALL, SOME
 
 # Elements below which a step takes about a microsecond: not worth a switch of the GIL.
 cdef enum:
@@ -152,7 +157,7 @@ cdef class Plan:
     cdef list parameters
     cdef list states
     cdef readonly int reason
-    cdef readonly int bound
+    cdef int bound
 
     def __cinit__(self, list parameters):
         cdef int leaf
@@ -209,7 +214,9 @@ cdef class Plan:
             instep_plan_set_row(self.plan, leaf, row)
 
     def bind(self, list gradients):
-        """Bind this step's gradients (None: no part in it). -1, or the leaf where it stopped."""
+        """Bind this step's gradients; None: no part in it.
+
+        ALL_BOUND, SOME_BOUND, or the leaf where it stopped: `reason` says why."""
         self.bound = 0
         return self.bind_rest(gradients, 0, -1)
 
@@ -217,7 +224,7 @@ cdef class Plan:
         """Go on from leaf `start`. `trusted`: a leaf known not to overlap what is written, or -1."""
         return self.bind_rest(gradients, start, trusted)
 
-    cdef int bind_rest(self, list gradients, int start, int trusted) except -2:
+    cdef int bind_rest(self, list gradients, int start, int trusted) except? -9:
         cdef int leaf, status
         cdef int code
         cdef instep_array array
@@ -242,7 +249,7 @@ cdef class Plan:
                 self.reason = 2 + status
                 return leaf
             self.bound += 1
-        return -1
+        return ALL if self.bound == self.leaves else SOME
 
     def bound_per_row(self, list gradients):
         """How many of the leaves of each row have a gradient."""

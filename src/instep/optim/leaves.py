@@ -11,6 +11,7 @@ from instep._check import Array
 from instep.optim.groups import Group
 
 RULES = _core.rules()
+_ALL_BOUND = _core.ALL_BOUND
 
 
 @dataclass(slots=True)
@@ -107,8 +108,9 @@ class Leaves:
     def bind(self, gradients: list[Any]) -> list[Any]:
         """Hand the gradients to the core; convert or refuse those it does not take as they are."""
         stop = self._plan.bind(gradients)
-        if stop >= 0:
-            gradients = list(gradients)
+        if stop == _ALL_BOUND and not self._partial:
+            return gradients
+        gradients = list(gradients)
         while stop >= 0:
             leaf, trusted = self.all[stop], -1
             if self._plan.reason == _core.WRONG_SHAPE:
@@ -120,8 +122,8 @@ class Leaves:
             else:
                 gradients[stop] = _check.gradient(leaf.grad_path, gradients[stop])
             stop = self._plan.bind_from(gradients, stop, trusted)
-        if self._partial or self._plan.bound < len(self.all):
-            self._mark_active(gradients)
+        self._partial = stop != _ALL_BOUND
+        self._mark_active(gradients)
         return gradients
 
     def _mark_active(self, gradients: list[Any]) -> None:
@@ -142,7 +144,6 @@ class Leaves:
         else:
             for count, cohort in zip(counts, self.cohorts, strict=True):
                 cohort.active = count > 0
-        self._partial = self._plan.bound < len(self.all)
 
     def sum_squares(self, scale: float, threads: int) -> float:
         """Sum of (scale * g)^2 over the bound gradients, in float64."""
