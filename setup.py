@@ -27,8 +27,8 @@ FLAGS = {
     "unix": f"{UNIX} -pthread {DEBUG}".split(),
     "msvc": "/O2 /std:c11 /fp:precise /clang:-ffp-contract=off".split(),
 }
-# Flags of each instruction set, given to csrc/isa/<name>.c alone. AVX-512 keeps to 256-bit vectors:
-# GCC's 512-bit Adam is slower (docs/architecture.md).
+# Flags of each instruction set, given to csrc/isa/<name>.c alone. 512-bit vectors are measured in
+# docs/architecture.md.
 ISA = {
     "baseline": {"unix": [], "msvc": []},
     "avx2": {"unix": ["-march=x86-64-v3"], "msvc": ["/arch:AVX2"]},

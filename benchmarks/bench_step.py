@@ -2,20 +2,20 @@
 
 import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from benchmarks import report
 from benchmarks.contenders import CONTENDERS
-from benchmarks.harness import ContenderError, Process, Race, processes, race, usable_cpus
+from benchmarks.harness import ContenderError, Process, Race, Result, processes, race, usable_cpus
 from benchmarks.works import OPTIMIZERS, WORKS
 
 RESULTS = Path(__file__).resolve().parent / "results"
 _LARGE = 4 * 1_048_576  # elements; left out of a quick run
 
 
-def _names(choices: dict[str, object]) -> object:
-    """An argparse type: a comma-separated choice, spaces written as they are."""
+def _names(choices: Collection[str]) -> Callable[[str], list[str]]:
+    """An argparse type: names of `choices`, separated by commas."""
 
     def parse(text: str) -> list[str]:
         names = [name.strip() for name in text.split(",")]
@@ -31,7 +31,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     add = parser.add_argument
     add("--quick", action="store_true", help="few short rounds, no large arrays: does it work?")
-    add("--full", action="store_true", help="also the shapes of GPT-2 small (16 GB)")
+    add("--full", action="store_true", help="also the shapes of GPT-2 small (20 GB)")
     add("--threads", type=int, metavar="N", help="all works on N threads")
     add("--optimizer", type=_names(OPTIMIZERS), metavar="NAMES", help=", ".join(OPTIMIZERS))
     add("--works", type=_names(WORKS), metavar="NAMES", help=", ".join(WORKS))
@@ -47,7 +47,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     return options
 
 
-def _planned(options: argparse.Namespace) -> Iterator[tuple[int, str, str]]:
+def _planned(options: argparse.Namespace) -> list[tuple[int, str, str]]:
     """(threads, work, optimizer), all of one thread count together."""
     plan = []
     for name, work in WORKS.items():
@@ -58,7 +58,7 @@ def _planned(options: argparse.Namespace) -> Iterator[tuple[int, str, str]]:
         for threads in [options.threads] if options.threads else work.threads:
             for optimizer in options.optimizer or work.optimizers:
                 plan.append((threads, name, optimizer))
-    return iter(sorted(plan, key=lambda entry: entry[0]))
+    return sorted(plan, key=lambda entry: entry[0])
 
 
 def _missing_memory(work: str, optimizer: str, contenders: int) -> str:
@@ -105,7 +105,7 @@ def _notes(entrants: list[Process]) -> dict[str, str]:
 
 
 def _race_all(options: argparse.Namespace, say: Output) -> list[Race]:
-    plan = list(_planned(options))
+    plan = _planned(options)
     names = options.contenders or list(CONTENDERS)
     races: list[Race] = []
     restless: set[str] = set()
@@ -125,8 +125,9 @@ def _race_all(options: argparse.Namespace, say: Output) -> list[Race]:
                     say(f"{optimizer} {work}: {trouble}")
                     continue
                 done = race(entrants, work, optimizer, threads, options.rounds, options.batch)
+                done.results += [Result(name, trouble=reason) for name, reason in absent.items()]
                 races.append(done)
-                say(report.table_rows(done, absent))
+                say(report.table_rows(done))
             restless |= {process.name for process in entrants if process.restless}
     for name in sorted(restless):
         say(f"warning: {name} kept a CPU busy after its batch; times of the others may suffer")
@@ -140,6 +141,7 @@ def main(argv: list[str] | None = None) -> int:
     races = _race_all(options, say)
     say(report.verdicts(races))
     say(report.overhead(races))
+    say(report.quietness(races))
     if options.output:
         say.save(options.output)
     failed = any(r.trouble.startswith("FAILED") for done in races for r in done.results)

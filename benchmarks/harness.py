@@ -35,13 +35,13 @@ def _environment(threads: int) -> dict[str, str]:
     """Equal thread counts for every library that reads one at its start."""
     count = str(threads)
     names = ("OMP", "MKL", "OPENBLAS", "NUMBA", "INSTEP", "VECLIB", "NUMEXPR")
-    environment = {f"{name}_NUM_THREADS": count for name in names}
+    environment = {**os.environ, **{f"{name}_NUM_THREADS": count for name in names}}
     # A worker thread of OpenMP that wakes on its master's CPU costs milliseconds: bound, it does
     # not. Bound and left to spin within a batch is what suits torch and numba best; between
     # batches they fall asleep, which `Process.wait_until_asleep` sees to.
-    environment["OMP_PROC_BIND"] = "true"
+    environment.setdefault("OMP_PROC_BIND", "true")
     environment["JAX_PLATFORMS"] = "cpu"  # XLA has no thread count: the CPUs it may use limit it
-    return {**os.environ, **environment}
+    return environment
 
 
 class Process:
@@ -134,6 +134,7 @@ class Result:
 
     name: str
     seconds: list[float] = field(default_factory=list)  # per step, one entry a round
+    cpu: list[float] = field(default_factory=list)  # CPU time over wall time, one entry a round
     trouble: str = ""  # why there are no times
 
     def median(self) -> float:
@@ -190,6 +191,7 @@ def race(
             try:
                 answer = process.ask("batch", steps=steps[process.name])
                 result.seconds.append(answer["seconds"])
+                result.cpu.append(answer["cpu"])
             except ContenderError as error:
                 result.trouble, result.seconds = str(error), []
             process.wait_until_asleep()

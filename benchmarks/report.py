@@ -79,14 +79,13 @@ def _row(race: Race, result: Result) -> str:
     return "{:>11}{:>12}{:>8}{:>8}  {:<13}{:>12}".format(*cells, ratio, spread, share)
 
 
-def table_rows(race: Race, absent: dict[str, str]) -> str:
+def table_rows(race: Race) -> str:
     """One line for each contender, also for those without times."""
     lines = []
     place = f"{race.optimizer:<13}{race.work:>9}{race.threads:>8}  "
     for result in race.results:
         text = f"  {result.trouble}" if result.trouble else _row(race, result)
         lines.append(f"{place}{result.name:<15}{text}")
-    lines += [f"{place}{name:<15}  {reason}" for name, reason in absent.items()]
     return "\n".join(lines)
 
 
@@ -100,6 +99,16 @@ def overhead(races: list[Race]) -> str:
     if not parts:
         return ""
     return "fixed overhead of instep: step() on one array of 10 elements: " + ", ".join(parts)
+
+
+def quietness(races: list[Race]) -> str:
+    """How much of its CPU a contender on one thread got: 100 % where nothing else was running."""
+    shares = [share for race in races if race.threads == 1 for r in race.results for share in r.cpu]
+    if not shares:
+        return ""
+    share = statistics.fmean(shares)
+    text = f"contenders on one thread had {100 * share:.1f} % of their CPU"
+    return text if share > 0.98 else f"{text}: the machine was busy, run it again"
 
 
 def verdicts(races: list[Race]) -> str:

@@ -28,6 +28,7 @@ def _positions(size: int) -> Array:
 def relative_error(contender: Contender, shapes: tuple[tuple[int, ...], ...]) -> float:
     """Take steps with new gradients each; how far the parameters are from the twin's."""
     start = parameters(shapes)
+    contender.allocate(start)
     positions = [_positions(array.size) for array in start]
 
     def sample(arrays: list[Array]) -> list[Array]:
@@ -47,5 +48,5 @@ def relative_error(contender: Contender, shapes: tuple[tuple[int, ...], ...]) ->
     )
     expected, before = np.concatenate(twin), np.concatenate(sampled_start)
     error = np.abs(np.concatenate(sample(contender.values())) - expected)
-    # NaN must fail, and max() keeps it.
+    # np.max keeps NaN, so that it fails every comparison with the bound.
     return float(np.max(error) / np.max(np.abs(expected - before)))

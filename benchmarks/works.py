@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 #
 # A benchmark repeats one gradient for many steps, under which a centred variance v - a^2 decays
 # to rounding error as alpha^steps, and becomes NaN in the peers that do not clamp it. This alpha
-# keeps it in the normal range for the length of a run; it changes nothing that costs time.
+# keeps it in the normal range for the length of a batch; it changes nothing that costs time.
 RULES: dict[str, tuple[str, dict[str, Any]]] = {
     "sgd": ("SGD", {"lr": 1e-2}),
     "sgd_momentum": ("SGD", {"lr": 1e-2, "momentum": 0.9}),

@@ -14,12 +14,11 @@ class Contender(ABC):
     is timed on foreign memory, and nothing is converted inside a timed step.
     """
 
-    def __init__(self, optimizer: Optimizer, parameters: list[Array], threads: int) -> None:
+    def __init__(self, optimizer: Optimizer, threads: int) -> None:
         self.optimizer = optimizer
         self.hyper = optimizer.hyper
         self.threads = threads
-        self.steps = 0
-        self.build(parameters)
+        self.compile()
 
     @staticmethod  # noqa: B027 - a hook that some have no use for
     def start(threads: int) -> None:
@@ -39,9 +38,12 @@ class Contender(ABC):
         """The float64 rule that this contender's parameters are compared with."""
         return reference.RULES[self.optimizer.class_name.lower()]
 
+    def compile(self) -> None:  # noqa: B027 - a hook that some have no use for
+        """Once per work, what does not depend on where the arrays lie."""
+
     @abstractmethod
-    def build(self, parameters: list[Array]) -> None:
-        """Make parameters, states and the optimizer."""
+    def allocate(self, parameters: list[Array]) -> None:
+        """Make new parameters and an optimizer at its first step."""
 
     @abstractmethod
     def set_gradients(self, gradients: list[Array]) -> None:

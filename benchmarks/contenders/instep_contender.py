@@ -8,7 +8,7 @@ from benchmarks.works import Array
 
 
 class Instep(Contender):
-    def build(self, parameters: list[Array]) -> None:
+    def allocate(self, parameters: list[Array]) -> None:
         self.parameters = [array.copy() for array in parameters]
         kind = getattr(instep, self.optimizer.class_name)
         self.instep = kind(_tree(self.parameters), threads=self.threads, **self.hyper)

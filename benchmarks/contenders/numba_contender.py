@@ -67,19 +67,22 @@ class Numba(Contender):
     def start(threads: int) -> None:
         numba.set_num_threads(threads)
 
-    def build(self, parameters: list[Array]) -> None:
-        self.shapes = [array.shape for array in parameters]
-        self.parameters = [array.flatten() for array in parameters]
-        self.states = [
-            tuple(np.zeros_like(array) for _ in range(self.optimizer.states))
-            for array in self.parameters
-        ]
+    def compile(self) -> None:
         body = _BODIES[self.optimizer.rule]
         compiled = numba.njit(
             fastmath=self.fastmath, error_model="numpy", parallel=self.threads > 1
         )
         self.kernel = compiled(body)
         self.coefficients = getattr(self, f"_{body.__name__}")
+
+    def allocate(self, parameters: list[Array]) -> None:
+        self.steps = 0
+        self.shapes = [array.shape for array in parameters]
+        self.parameters = [array.flatten() for array in parameters]
+        self.states = [
+            tuple(np.zeros_like(array) for _ in range(self.optimizer.states))
+            for array in self.parameters
+        ]
 
     def set_gradients(self, gradients: list[Array]) -> None:
         arrays = zip(self.parameters, gradients, self.states, strict=True)

@@ -7,7 +7,11 @@ from benchmarks.works import Array
 
 
 class NumpyInPlace(Contender):
-    def build(self, parameters: list[Array]) -> None:
+    def compile(self) -> None:
+        self.update = getattr(self, f"_{self.optimizer.rule}")
+
+    def allocate(self, parameters: list[Array]) -> None:
+        self.steps = 0
         self.parameters = [array.copy() for array in parameters]
         self.states = [
             [np.zeros_like(array) for _ in range(self.optimizer.states)] for array in parameters
@@ -16,14 +20,13 @@ class NumpyInPlace(Contender):
         self.scratch = [
             [row[: array.size].reshape(array.shape) for row in scratch] for array in parameters
         ]
-        self.rule = getattr(self, f"_{self.optimizer.rule}")
 
     def set_gradients(self, gradients: list[Array]) -> None:
         self.gradients = [array.copy() for array in gradients]
 
     def step(self) -> None:
         self.steps += 1
-        self.rule()
+        self.update()
 
     def values(self) -> list[Array]:
         return self.parameters

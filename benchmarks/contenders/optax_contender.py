@@ -11,17 +11,19 @@ from benchmarks.works import Array
 
 
 class OptaxJit(Contender):
-    def build(self, parameters: list[Array]) -> None:
-        transform = self._transform()
-        # jnp.array copies: a donated buffer must be XLA's own.
-        self.parameters = [jnp.array(array) for array in parameters]
-        self.state = transform.init(self.parameters)
+    def compile(self) -> None:
+        transform = self.transform = self._transform()
 
         def update(parameters, state, gradients):
             updates, state = transform.update(gradients, state, parameters)
             return optax.apply_updates(parameters, updates), state
 
         self.update = jax.jit(update, donate_argnums=(0, 1))
+
+    def allocate(self, parameters: list[Array]) -> None:
+        # jnp.array copies: a donated buffer must be XLA's own.
+        self.parameters = [jnp.array(array) for array in parameters]
+        self.state = self.transform.init(self.parameters)
 
     def _transform(self) -> optax.GradientTransformation:
         hyper = self.hyper

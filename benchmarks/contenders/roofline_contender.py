@@ -43,7 +43,7 @@ class Roofline(Contender):
         """Not an optimizer: what roofline.c says it does to the parameters."""
         return lambda param, grad, state, **_: (param + 1e-3 * grad, state)
 
-    def build(self, parameters: list[Array]) -> None:
+    def allocate(self, parameters: list[Array]) -> None:
         self.parameters = [array.copy() for array in parameters]
         count = range(self.optimizer.states)
         self.states = [[np.zeros_like(array) for _ in count] for array in parameters]

@@ -17,7 +17,7 @@ class TorchDefault(Contender):
     def start(threads: int) -> None:
         torch.set_num_threads(threads)
 
-    def build(self, parameters: list[Array]) -> None:
+    def allocate(self, parameters: list[Array]) -> None:
         # A clone lies in torch's own allocation, not in NumPy's.
         self.parameters = [torch.from_numpy(a).clone().requires_grad_() for a in parameters]
         kind = getattr(torch.optim, self.optimizer.class_name)
