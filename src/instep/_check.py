@@ -193,16 +193,18 @@ def gradient(path: str, leaf: object) -> Array:
     """A plain array that can be read as a gradient."""
     if isinstance(leaf, np.ma.MaskedArray):
         raise TypeError(f"{path} is a masked array; its mask would be ignored: fill it first")
-    readable = hasattr(leaf, "__array__") or hasattr(leaf, "__dlpack__")
-    if not readable and (isinstance(leaf, bool) or not isinstance(leaf, float)):
+    if hasattr(leaf, "__array__") or type(leaf) is float:
+        array = np.asarray(leaf)
+    elif hasattr(leaf, "__dlpack__"):
+        array = np.from_dlpack(leaf)
+    else:
         try:
-            leaf = memoryview(leaf)  # type: ignore[arg-type]
+            array = np.asarray(memoryview(leaf))  # type: ignore[arg-type]
         except TypeError:
             raise TypeError(
                 f"{path} is {type(leaf).__name__} ({leaf!r:.60}), not an array; pass an array, "
                 "or None if the parameter has no gradient"
             ) from None
-    array = np.asarray(leaf)
     if is_bfloat16(array.dtype):
         _core.register_bfloat16(array.dtype)
     elif array.dtype.kind != "f":

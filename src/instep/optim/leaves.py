@@ -35,7 +35,7 @@ class Leaf:
 
 @dataclass(slots=True, eq=False)
 class Cohort:
-    """Leaves of one group that have taken equally many steps, so share their coefficients."""
+    """Leaves of one group with equally many steps and the same states: they share coefficients."""
 
     group: Group
     steps: int = 0
@@ -44,9 +44,9 @@ class Cohort:
     active: bool = True  # has gradients in this step
     leaves: list[int] = field(default_factory=list)
 
-    def key(self) -> tuple[Any, ...]:
-        """Cohorts of equal key may be merged; those whose states may yet differ may not."""
-        return id(self.group), self.steps, self.rule, self.fresh, 0 if self.rule else id(self)
+    def key(self, leaf: Leaf) -> tuple[Any, ...]:
+        """Leaves of equal key may be in one cohort."""
+        return id(self.group), self.steps, self.rule, self.fresh, frozenset(leaf.state)
 
 
 class Leaves:
@@ -134,7 +134,7 @@ class Leaves:
             parts: dict[Any, Cohort] = {}
             for cohort in self.cohorts:
                 for leaf in cohort.leaves:
-                    key = cohort.key(), gradients[leaf] is not None
+                    key = cohort.key(self.all[leaf]), gradients[leaf] is not None
                     if key not in parts:
                         parts[key] = Cohort(
                             cohort.group, cohort.steps, cohort.rule, cohort.fresh, key[1]
