@@ -56,7 +56,7 @@ class Worker:
     def _steps_in(self, seconds: float) -> int:
         steps = 1
         while True:
-            took = min(self._time(steps), self._time(steps))  # one alone may meet a hiccup
+            took = min(self._time(steps)[0] for _ in range(2))  # one alone may meet a hiccup
             if took > seconds / 4:
                 return max(1, round(steps * seconds / took))
             steps *= 2
@@ -70,19 +70,19 @@ class Worker:
         assert self.contender is not None
         self.contender.allocate(parameters(self.shapes))
         self.contender.set_gradients(gradients(self.shapes, 0))
-        self.contender.run(max(2, steps // 10))
-        used = time.process_time()
-        seconds = self._time(steps)
-        return {"seconds": seconds / steps, "cpu": (time.process_time() - used) / seconds}
-
-    def _time(self, steps: int) -> float:
-        assert self.contender is not None
         gc.collect()
+        self.contender.run(max(2, steps // 10))
+        seconds, cpu = self._time(steps)
+        return {"seconds": seconds / steps, "cpu": cpu / seconds}
+
+    def _time(self, steps: int) -> tuple[float, float]:
+        """Wall and CPU seconds."""
+        assert self.contender is not None
         gc.disable()  # as timeit does: a collection is not part of any contender
         try:
-            start = time.perf_counter()
+            cpu, wall = time.process_time(), time.perf_counter()
             self.contender.run(steps)
-            return time.perf_counter() - start
+            return time.perf_counter() - wall, time.process_time() - cpu
         finally:
             gc.enable()
 

@@ -4,7 +4,6 @@
 
 static const instep_dtype floats[] = {INSTEP_FLOAT32, INSTEP_FLOAT64, INSTEP_FLOAT16,
                                       INSTEP_BFLOAT16, INSTEP_LONGDOUBLE};
-static const int thread_counts[] = {1, 2, 3, 7};
 static arena pred, target, gradient, weight, values;
 
 /* Multiples of 1/8 in [-4, 4): exact in every float type. `which` tells arrays apart. */
@@ -313,37 +312,6 @@ static void test_cross_entropy(instep_dtype dtype, instep_dtype given, const cha
           isa, name_of(given));
 }
 
-/* ---- equal bits ------------------------------------------------------------------------------ */
-
-static void test_large(instep_dtype dtype)
-{
-    const softmax_case c = {
-        .dtype = dtype, .given = INSTEP_FLOAT16, .weighted = 1, .smoothing = 0.125};
-    const intptr_t classes = 30000;
-    const size_t bytes = 8 + (size_t)(LINES * (classes + 1) * size_of(dtype));
-    char *first = get_memory(2, bytes), *copy = first + bytes;
-    const char *isa;
-    double mean = 0;
-    int ok = 1, begun = 0;
-    for (int level = 0; (isa = instep_isa_available(level)) != NULL; ++level) {
-        instep_isa_select(isa);
-        for (size_t t = 0; t < sizeof thread_counts / sizeof thread_counts[0]; ++t, begun = 1) {
-            place_softmax(&c, classes);
-            const size_t before = instep_allocations();
-            const double total = call_softmax(&c, &gradient, thread_counts[t]);
-            if (level > 0) ok &= instep_allocations() == before;
-            copy_result(begun ? copy : first, &gradient, total, dtype);
-            ok &= !begun || memcmp(copy, first, bytes) == 0;
-            const instep_elementwise call = {pred.array, target.array, pred.array, NULL, NULL, 0.1};
-            const double sum = instep_loss_elementwise(mse_number(), &call, thread_counts[t]);
-            ok &= !begun || sum == mean;
-            mean = sum;
-        }
-    }
-    check(ok, "%s: equal bits on every thread count and level, no allocations", name_of(dtype));
-    free(first);
-}
-
 /* ---- labels ---------------------------------------------------------------------------------- */
 
 static void test_labels(void)
@@ -397,8 +365,6 @@ int main(void)
         }
     }
     test_sum();
-    test_large(INSTEP_FLOAT32);
-    test_large(INSTEP_FLOAT64);
     test_labels();
     printf("%d failures\n", failures);
     return failures > 0;
