@@ -124,7 +124,7 @@ def test_overlapping_parameters(params):
     with value_error("params[", "overlaps params[", "memory").expect():
         instep.Adam(params)
     opt = instep.Adam([{"params": params[0]}])
-    with value_error("params[1]['params']", "overlaps params[0]['params']").expect():
+    with value_error("params[1]['params'][", "params[0]['params']", " overlaps ").expect():
         opt.add_param_group({"params": params[1:]})
     assert len(opt.param_groups) == 1 and opt.step([np.ones_like(params[0])]).applied
 

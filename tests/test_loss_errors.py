@@ -44,7 +44,9 @@ def bfloat16():
 
 # ---- the kind of array -----------------------------------------------------------------------
 
-NOT_COMPUTED = [np.float16, np.longdouble, np.int64, np.uint8, bool, complex, np.complex64, object]
+# On some platforms long double is float64 by another name.
+WIDER = [np.longdouble] if np.dtype(np.longdouble).itemsize > 8 else []
+NOT_COMPUTED = [np.float16, *WIDER, np.int64, np.uint8, bool, complex, np.complex64, object]
 
 
 @pytest.mark.parametrize("dtype", [*NOT_COMPUTED, "bfloat16", "U3", "M8[s]", "V8"], ids=str)
@@ -165,7 +167,7 @@ def test_out_that_does_not_fit(loss, pred, target):
     for shape in [(3, 4), (4,), (12,), (1, 4, 3), (4, 3, 1), (), (5, 3)]:
         message = re.escape(f"out has shape {shape}, pred has (4, 3)")
         refuses(ValueError, message, loss, pred, target, out=sink(shape))
-    for dtype in [np.float32, np.float16, np.longdouble, np.int64, complex, object]:
+    for dtype in [np.float32, np.float16, *WIDER, np.int64, complex, object]:
         message = [f"out is {np.dtype(dtype)},", "float64"]
         refuses(TypeError, message, loss, pred, target, out=sink(dtype=dtype))
         if dtype is not np.float32:

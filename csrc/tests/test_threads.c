@@ -40,10 +40,7 @@ static double some_number(uint64_t *seed)
 }
 
 /* Multiples of 1/64 in [-0.25, 0.5): exact in every float type. */
-static double gradient_number(uint64_t *seed)
-{
-    return floor(some_number(seed) * 64) / 64 - 0.5;
-}
+static double gradient_number(uint64_t *seed) { return floor(some_number(seed) * 64) / 64 - 0.5; }
 
 /* Dense, every other element, or backwards. */
 static void lay_out(model_leaf *leaf, int which, instep_dtype dtype, int how)

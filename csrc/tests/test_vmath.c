@@ -10,12 +10,12 @@
 #include <string.h>
 
 #define REAL_BITS 64
-#include "real.h"
-#include "vmath.h"
+#include "../real.h"
+#include "../vmath.h"
 #undef REAL_BITS
 #define REAL_BITS 32
-#include "real.h"
-#include "vmath.h"
+#include "../real.h"
+#include "../vmath.h"
 
 enum { CHUNK = 1 << 16, MOST_THREADS = 64, SAMPLES = 8000000 };
 
@@ -40,6 +40,7 @@ static double error_in_ulp(float value, double exact)
 static double error_in_ulp_f64(double value, long double exact)
 {
     const double near = (double)exact;
+    if (isnan(exact) || isnan(value)) return isnan(exact) && isnan(value) ? 0 : 1e9;
     if (isinf(near) || isinf(value)) return near == value ? 0 : 1e9;
     const double size = fabs(near);
     const long double ulp = (long double)of_bits_f64(bits_of_f64(size) + 1) - (long double)size;
@@ -134,13 +135,18 @@ static void check_float64(void)
     double exp_error = 0, log_error = 0;
     for (int i = 0; i < SAMPLES; ++i) {
         const double unit = (double)(random_bits(&state) >> 11) * 0x1p-53;
-        const double ranges[] = {1492 * unit - 746, 2 * unit - 1, 80 * unit - 40, 709 + unit};
-        const double x = ranges[i % 4];
-        double error = error_in_ulp_f64(vexp_f64(x), expl(x));
+        /* The last of each list is where a longer search found the largest errors. */
+        const double worst = (i / 6 % 41 - 20) * 0.6931471805599453 - (0.286 + 0.0606 * unit);
+        const double x[] = {1492 * unit - 746, 2 * unit - 1,     80 * unit - 40,
+                            709 + unit,        -708 - 38 * unit, worst};
+        double error = error_in_ulp_f64(vexp_f64(x[i % 6]), expl(x[i % 6]));
         if (error > exp_error) exp_error = error;
-        const double any = of_bits_f64(random_bits(&state) % UINT64_C(0x7ff0000000000000));
-        const double positive[] = {any, 0.5 + unit, 1 + (unit - 0.5) * 1e-3, any};
-        error = error_in_ulp_f64(vlog_f64(positive[i % 4]), logl(positive[i % 4]));
+        const double normal = of_bits_f64(random_bits(&state) % UINT64_C(0x7ff0000000000000));
+        const double subnormal = of_bits_f64((random_bits(&state) >> (12 + i / 6 % 52)) | 1);
+        const double y[] = {
+            normal,    0.5 + unit,       1 + (unit - 0.5) * 1e-3, 1 + (unit - 0.5) * 1e-9,
+            subnormal, 0.69 + 0.02 * unit};
+        error = error_in_ulp_f64(vlog_f64(y[i % 6]), logl(y[i % 6]));
         if (error > log_error) log_error = error;
     }
     expect("exp, float64 samples, ulp", exp_error, 1.0);
@@ -151,6 +157,13 @@ static void check_special_values(void)
 {
     const double inf = (double)INFINITY;
     expect("exp(0) = 1", fabs(vexp_f64(0) - 1) + fabs((double)vexp_f32(0) - 1), 0);
+    expect("exp(-0) = 1", fabs(vexp_f64(-0.0) - 1) + fabs((double)vexp_f32(-0.0f) - 1), 0);
+    /* The last finite result and the last subnormal, and the float64 beyond each. */
+    const double top = 0x1.62e42fefa39efp+9, bottom = -0x1.74910d52d3051p+9;
+    expect("exp overflows where it should",
+           vexp_f64(top) < inf && vexp_f64(nextafter(top, inf)) == inf ? 0 : 1, 0);
+    expect("exp underflows where it should",
+           vexp_f64(bottom) == 0x1p-1074 && vexp_f64(nextafter(bottom, -inf)) == 0 ? 0 : 1, 0);
     expect("log(1) = 0", fabs(vlog_f64(1)) + fabs((double)vlog_f32(1)), 0);
     expect("exp(-inf) = 0", vexp_f64(-inf) + (double)vexp_f32(-INFINITY), 0);
     expect("exp(inf) = inf", vexp_f64(inf) == inf && vexp_f32(INFINITY) == INFINITY ? 0 : 1, 0);

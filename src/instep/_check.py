@@ -28,7 +28,10 @@ def real(name: str, value: object) -> float:
     """Any finite number."""
     if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name} must be a number or a schedule, got {value!r}")
-    number = float(value)
+    try:
+        number = float(value)
+    except OverflowError:
+        raise ValueError(f"{name} must be finite, got an int beyond float64") from None
     if not math.isfinite(number):
         raise ValueError(f"{name} must be finite, got {value!r}")
     return number
@@ -193,18 +196,18 @@ def gradient(path: str, leaf: object) -> Array:
     """A plain array that can be read as a gradient."""
     if isinstance(leaf, np.ma.MaskedArray):
         raise TypeError(f"{path} is a masked array; its mask would be ignored: fill it first")
-    if hasattr(leaf, "__array__") or type(leaf) is float:
-        array = np.asarray(leaf)
-    elif hasattr(leaf, "__dlpack__"):
-        array = np.from_dlpack(leaf)
-    else:
-        try:
+    try:
+        if hasattr(leaf, "__array__") or type(leaf) is float:
+            array = np.asarray(leaf)
+        elif hasattr(leaf, "__dlpack__"):
+            array = np.from_dlpack(leaf)
+        else:
             array = np.asarray(memoryview(leaf))  # type: ignore[arg-type]
-        except TypeError:
-            raise TypeError(
-                f"{path} is {type(leaf).__name__} ({leaf!r:.60}), not an array; pass an array, "
-                "or None if the parameter has no gradient"
-            ) from None
+    except (TypeError, ValueError, RuntimeError, BufferError) as error:
+        raise TypeError(
+            f"{path} is {type(leaf).__name__} ({leaf!r:.60}), not readable as an array: {error}; "
+            "pass an array, or None if the parameter has no gradient"
+        ) from error
     if is_bfloat16(array.dtype):
         _core.register_bfloat16(array.dtype)
     elif array.dtype.kind != "f":

@@ -268,7 +268,7 @@ class Optimizer:
                 clip_norm = _check.scheduled(_check.non_negative, "clip_norm", clip_norm, step)
             if callable(limit):
                 limit = _check.scheduled(_check.positive, "clip_value", limit, step)
-            if grad_scale != 1.0:
+            if type(grad_scale) is not float or grad_scale != 1.0:
                 grad_scale = _check.positive("grad_scale", grad_scale)
             threads = self.threads or config.get_num_threads()
             gradients = self._leaves.bind(self._flatten(grads))
@@ -307,9 +307,13 @@ class Optimizer:
 
     def _refused(self, gradients: list[Any], scale: float, norm: float, bad: int) -> int:
         """How many elements forbid the step, also those that overflow in a float32 parameter."""
-        if not bad and norm * scale <= _LARGEST_FLOAT32:
+        if bad:
+            counts = count_nonfinite(gradients)
+        elif norm * scale <= _LARGEST_FLOAT32:
             return 0
-        counts = count_nonfinite(gradients, [leaf.parameter for leaf in self._leaves.all], scale)
+        else:
+            parameters = [leaf.parameter for leaf in self._leaves.all]
+            counts = count_nonfinite(gradients, parameters, scale)
         total = sum(counts)
         if total and self.nonfinite == "raise":
             first = next(i for i, count in enumerate(counts) if count)

@@ -61,7 +61,11 @@ class Group:
 
     def advance(self, step: int) -> None:
         """Bring `values` to the 0-based step."""
-        if self._get(self.options) != self._seen:
+        try:
+            changed = self._get(self.options) != self._seen
+        except ValueError:  # an array does not compare to one bool
+            changed = True
+        if changed:
             self.refresh()
         if not self._scheduled:
             return

@@ -79,9 +79,15 @@ class Leaves:
         self.replace_cohorts([*self.cohorts, cohort])
 
     def replace_cohorts(self, cohorts: list[Cohort]) -> None:
-        """Group the leaves anew; the core learns their states at the next step."""
+        """Group the leaves anew and tell the core the states that they have.
+
+        States that are missing are made at the next step."""
         for cohort in cohorts:
             cohort.rule = ""
+            names = RULES[cohort.group.rule][1]
+            if names and all(name in self.all[cohort.leaves[0]].state for name in names):
+                self._allocate(cohort)
+        self._plan.finish()
         self._set_cohorts(cohorts)
 
     def _set_cohorts(self, cohorts: list[Cohort]) -> None:

@@ -43,8 +43,9 @@ def count_nonfinite(
             if gradient is None:
                 counts.append(0)
                 continue
+            if parameters is not None or gradient.dtype.itemsize > 8:
+                gradient = gradient.astype(np.float64) * scale  # long double is read as float64
             if parameters is not None:
-                wide = gradient.astype(np.float64) if gradient.dtype.itemsize < 8 else gradient
-                gradient = (wide * scale).astype(parameters[i].dtype)
+                gradient = gradient.astype(parameters[i].dtype)
             counts.append(int(gradient.size - np.count_nonzero(np.isfinite(gradient))))
     return counts

@@ -60,7 +60,7 @@ def load(opt: Optimizer, state: Mapping[str, Any], strict: bool) -> LoadReport:
                 f"unexpected {list(report.unexpected)}; strict=False loads what matches"
             )
         entries = {
-            i: _checked_entry(leaf, state["state"][leaf.name])
+            i: _checked_entry(opt, leaf, state["state"][leaf.name])
             for i, leaf in enumerate(opt._leaves.all)
             if leaf.name in state["state"]
         }
@@ -145,18 +145,19 @@ def _names(opt: Optimizer, state: Mapping[str, Any]) -> LoadReport:
     )
 
 
-def _checked_entry(leaf: Leaf, entry: Any) -> tuple[int, dict[str, Any]]:
+def _checked_entry(opt: Optimizer, leaf: Leaf, entry: Any) -> tuple[int, dict[str, Any]]:
     """(steps, states) of one leaf, the states copied into the layout that the core wants."""
     where = f"state[{leaf.name!r}]"
     if not isinstance(entry, Mapping) or "step" not in entry:
         raise ValueError(f"{where} must be a dict with 'step' and arrays, got {entry!r:.80}")
-    known = {name for _, names, _ in RULES.values() for name in names}
+    complete = [set(names) for _, names, used in RULES.values() if used[2:] == opt.coefficients]
+    known = set().union(*complete)
     states = {}
     for name, value in entry.items():
         if name == "step":
             continue
         if name not in known:
-            raise ValueError(f"{where} has an unknown state {name!r}")
+            raise ValueError(f"{where} has a state {name!r}; known: {sorted(known)}")
         array = np.asarray(value)
         if array.dtype.kind != "f":
             raise TypeError(f"{where}[{name!r}] must be floating-point, got {array.dtype}")
@@ -167,7 +168,10 @@ def _checked_entry(leaf: Leaf, entry: Any) -> tuple[int, dict[str, Any]]:
         states[name] = leaf.new_state()
         with np.errstate(over="ignore"):
             states[name][...] = array
-    return _count(f"{where}['step']", entry["step"]), states
+    steps = _count(f"{where}['step']", entry["step"])
+    if set(states) not in complete and (states or steps):
+        raise ValueError(f"{where} has the states {sorted(states)} alone; known: {sorted(known)}")
+    return steps, states
 
 
 def _cohorts(opt: Optimizer, entries: Mapping[int, tuple[int, Any]]) -> list[Cohort]:
