@@ -228,9 +228,8 @@ static double ulps(double is, long double exact)
 
 static void test_powers(void)
 {
-    static const double bases[] = {
-        0,           0.5, 0.8, 0.9, 0.95,  0.99,   0.999, 0.9999, 0.999999, 1 - 0x1p-53, 1,
-        1 + 0x1p-52, 1.5, 2,   10,  1e100, 1e-100, 1e300, 1e-300, -0.9,     -1,          -3};
+    static const double bases[] = {0,      0.5,      0.8,         0.9, 0.95,   0.99,  0.999,
+                                   0.9999, 0.999999, 1 - 0x1p-53, 1,   1e-100, 1e-300};
     for (size_t b = 0; b < sizeof bases / sizeof bases[0]; ++b) {
         double worst = 0;
         int64_t at = 0;

@@ -144,7 +144,7 @@ static void check_float64(void)
         const double normal = of_bits_f64(random_bits(&state) % UINT64_C(0x7ff0000000000000));
         const double subnormal = of_bits_f64((random_bits(&state) >> (12 + i / 6 % 52)) | 1);
         const double y[] = {
-            normal,    0.5 + unit,       1 + (unit - 0.5) * 1e-3, 1 + (unit - 0.5) * 1e-9,
+            normal,    0.5 + unit,        1 + (unit - 0.5) * 1e-3, 1 + (unit - 0.5) * 1e-9,
             subnormal, 0.69 + 0.02 * unit};
         error = error_in_ulp_f64(vlog_f64(y[i % 6]), logl(y[i % 6]));
         if (error > log_error) log_error = error;
