@@ -8,6 +8,7 @@ takes the same steps on a copy of the parameters, so that the time of each is kn
 
 import argparse
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ def load(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray, 
 def initialize(rng: np.random.Generator) -> Params:
     """He's initialization for the weights (arXiv:1502.01852), zero biases."""
     params: Params = {}
-    for k, (inputs, outputs) in enumerate(zip(LAYERS, LAYERS[1:], strict=False)):
+    for k, (inputs, outputs) in enumerate(pairwise(LAYERS)):
         scale = np.sqrt(2.0 / inputs)
         params[f"W{k}"] = (scale * rng.standard_normal((inputs, outputs))).astype(np.float32)
         params[f"b{k}"] = np.zeros(outputs, np.float32)
@@ -110,7 +111,8 @@ def train(epochs: int, batch: int, seed: int) -> dict[str, Any]:
     x, y, x_test, y_test = load(rng)
     params = initialize(rng)
     steps = epochs * (len(y) // batch)
-    lr = instep.schedules.Warmup(instep.schedules.CosineAnnealing(3e-3, steps * 9 // 10), steps // 10)
+    cosine = instep.schedules.CosineAnnealing(3e-3, steps - steps // 10)
+    lr = instep.schedules.Warmup(cosine, steps // 10)
     opt = instep.AdamW(params, lr=lr, weight_decay=0.01, clip_norm=1.0)
     rival = NumpyAdamW({k: p.copy() for k, p in params.items()}, lr, 0.01, 1.0)
     history: dict[str, Any] = {"loss": [], "lr": [], "test": [], "ours": [], "numpy": []}

@@ -124,9 +124,7 @@ def test_clip_value(dtype, isa):
 def test_the_order_of_preparation(dtype, isa):
     """Unscale, clip the norm, clip the values, then the sign; weight decay is never clipped."""
     param = np.array([10.0, -10.0, 0.0], dtype)
-    opt = instep.SGD(
-        param, lr=1.0, weight_decay=0.5, maximize=True, clip_norm=1.0, clip_value=0.7
-    )
+    opt = instep.SGD(param, lr=1.0, weight_decay=0.5, maximize=True, clip_norm=1.0, clip_value=0.7)
     report = opt.step(np.array([60.0, 80.0, 0.0], dtype), grad_scale=20.0)
     assert report.grad_norm == pytest.approx(5.0, rel=1e-15)
     np.testing.assert_allclose(param, [10 - (-0.6 + 5), -10 - (-0.7 - 5), 0], rtol=3e-7)

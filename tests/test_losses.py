@@ -121,7 +121,9 @@ def test_cross_entropy_shapes_against_twin(shape, dtype, rng):
 
 
 def test_more_than_the_partial_sums_hold():
-    """Blocks grow beyond their usual size."""
+    """Blocks grow beyond their usual size, once or more often."""
+    for size in (9_000_000, 40_000_000):
+        assert _core.array_sum(np.broadcast_to(0.5, size), 3) == size / 2
     pred = np.broadcast_to(F32.type(0.75), 9_000_000)
     value, grad = mse(pred, np.broadcast_to(F32.type(0.25), pred.shape))
     assert value == 0.25
@@ -344,6 +346,17 @@ def test_minus_infinite_logits(classes, dtype, rng):
             assert np.isfinite(grad).all()
 
 
+def test_a_target_of_weight_zero_excludes_nothing(dtype):
+    """Weight 0 hides even an infinite value, with labels as with soft targets."""
+    pred = np.array([[0.5, -np.inf, 1.0], [0.5, 0.0, 1.0]], dtype)
+    for target in ([1, 2], [[0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]):
+        for reduction in REDUCTIONS:
+            options = {"weight": np.array([2.0, 0.0, 3.0]), "reduction": reduction}
+            value, grad = check(cross_entropy, pred, target, atol=3, **options)
+            assert np.isfinite(value).all()
+            assert not grad[0].any()
+
+
 def test_infinities_and_nan_as_the_twin(dtype):
     rows = list(itertools.product([np.nan, np.inf, -np.inf, 0.5], repeat=3))
     pred = np.array(rows, dtype)
@@ -478,9 +491,12 @@ def test_weights_at_the_ends_of_float32(size):
 
 
 def test_errors_at_the_end_of_the_range(dtype):
-    """The mean gradient is finite where the formula is."""
+    """Value and gradient are finite where the formula is."""
     pred = np.full(8, 0.75 * np.finfo(dtype).max, dtype)
     assert_allclose(mse(pred, np.zeros(8)).grad, pred / 4, rtol=1e-6)
+    value, grad = mse(np.full(8, 3e38, F32), np.full(8, -3e38, F32))
+    assert_allclose(value, 3.6e77, rtol=1e-6)
+    assert_allclose(grad, np.full(8, 1.5e38), rtol=1e-6)
 
 
 def test_logits_at_the_end_of_float32():

@@ -221,9 +221,7 @@ def test_groups_have_their_own_hyperparameters(rng):
         assert report.lr == 0.05
     first = {"lr": 0.05, "betas": (0.7, 0.8), "eps": 1e-3, "weight_decay": 0.4}
     second = {"lr": 0.3, "betas": (0.5, 0.6), "eps": 1e-2, "weight_decay": 0.7}
-    wanted, states, _ = reference.run(
-        reference.adamw, values[:2], [g[:2] for g in steps], **first
-    )
+    wanted, states, _ = reference.run(reference.adamw, values[:2], [g[:2] for g in steps], **first)
     more, more_states, _ = reference.run(
         reference.adamw, values[2:], [g[2:] for g in steps], **second
     )
@@ -324,6 +322,19 @@ def test_options_switched_in_mid_training(dtype):
         maximize=lambda t: t >= 9,
     )
     assert_close_to_twin(opt, [param], [start], wanted, states)
+
+
+def test_centered_variance_never_goes_below_zero(dtype, isa):
+    """Under a steady gradient v - a^2 is rounding noise; without a floor its root is NaN."""
+    grad = np.random.default_rng(3).normal(size=500).astype(dtype)
+    param = np.zeros(500, dtype)
+    opt = instep.RMSprop(param, lr=1e-3, alpha=0.9, eps=0.1, centered=True)
+    for _ in range(600):
+        opt.step(grad)
+    entry = opt.state["param"]
+    variance = entry["square_avg"] - entry["grad_avg"] ** 2
+    assert (variance < 0).any(), "nothing to see"
+    assert np.isfinite(param).all() and (np.sign(param) == -np.sign(grad)).all()
 
 
 def test_many_steps_of_bias_correction(isa):

@@ -153,7 +153,9 @@ def test_a_schedule_may_replace_a_constant_and_be_replaced():
 
 def test_schedules_that_return_numpy_numbers():
     param = np.zeros(1)
-    opt = instep.SGD(param, lr=lambda t: np.float32(0.5), momentum=lambda t: fractions.Fraction(1, 4))
+    opt = instep.SGD(
+        param, lr=lambda t: np.float32(0.5), momentum=lambda t: fractions.Fraction(1, 4)
+    )
     report = opt.step(np.ones(1))
     assert report.lr == 0.5 and type(report.lr) is float
 
@@ -338,12 +340,12 @@ def test_flags_are_true_or_false(name):
     "value", [0.9, "ab", (0.9,), (0.9, 0.9, 0.9), np.array(0.9), {0.8, 0.9}, None], ids=repr
 )
 def test_betas_are_a_pair(value):
-    with pytest.raises(TypeError, match="^betas must be a pair") as caught:
+    with pytest.raises(TypeError, match=r"^betas must be a pair") as caught:
         instep.Adam(np.ones(2), betas=value)
     names_it(caught, "betas", value)
     opt = instep.Adam(param := np.ones(2))
     opt.param_groups[0]["betas"] = value
-    with pytest.raises(TypeError, match="^betas must be a pair"):
+    with pytest.raises(TypeError, match=r"^betas must be a pair"):
         opt.step(np.ones(2))
     assert bits(param) == bits(np.ones(2)) and opt.steps == 0
 

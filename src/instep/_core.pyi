@@ -1,7 +1,8 @@
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
+from typing_extensions import disjoint_base
 
 ALL_BOUND: int
 SOME_BOUND: int
@@ -10,10 +11,11 @@ WRONG_DTYPE: int
 WRONG_SHAPE: int
 MAY_OVERLAP: int
 
+@disjoint_base
 class Plan:
     @property
     def reason(self) -> int: ...
-    def __init__(self, parameters: list[npt.NDArray[Any]]) -> None: ...
+    def __new__(cls, parameters: list[npt.NDArray[Any]]) -> Self: ...
     def finish(self) -> None: ...
     def set_rule(self, leaf: int, rule: int, states: tuple[npt.NDArray[Any], ...]) -> None: ...
     def set_rows(self, row_of_leaf: list[int], count: int) -> None: ...

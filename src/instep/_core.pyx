@@ -1,5 +1,6 @@
 """Arrays to pointers. Checks only what memory safety needs; policy and messages are Python's."""
 
+cimport cython
 cimport numpy as cnp
 from cpython.mem cimport PyMem_Calloc, PyMem_Free
 from libc.stdint cimport int64_t, intptr_t
@@ -146,6 +147,7 @@ cdef instep_array describe(cnp.ndarray array, int code) noexcept:
     return out
 
 
+@cython.auto_pickle(False)
 cdef class Plan:
     """The leaves of one optimizer. Not safe for concurrent use: the optimizer holds a lock."""
 
@@ -221,7 +223,7 @@ cdef class Plan:
         return self.bind_rest(gradients, 0, -1)
 
     def bind_from(self, list gradients, int start, int trusted):
-        """Go on from leaf `start`. `trusted`: a leaf known not to overlap what is written, or -1."""
+        """Go on from leaf `start`. `trusted`: a leaf known to be clear of all writes, or -1."""
         return self.bind_rest(gradients, start, trusted)
 
     cdef int bind_rest(self, list gradients, int start, int trusted) except? -9:

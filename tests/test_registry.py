@@ -1,0 +1,154 @@
+"""Every line of csrc/kernels.def has its class, its twin, its test row and its benchmark row."""
+
+import importlib.util
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import reference
+from test_optim import ROWS
+
+import instep
+from instep import _core, losses
+
+ROOT = Path(__file__).resolve().parent.parent
+KERNELS = ROOT / "csrc" / "kernels.def"
+WORKS = ROOT / "benchmarks" / "works.py"
+RULES = _core.rules()
+LOSSES = _core.losses()
+
+
+def listed():
+    """(families, rules, losses) as the file names them."""
+    if not KERNELS.exists():
+        pytest.skip("the sources are not here")
+    text = re.sub(r"/\*.*?\*/", "", KERNELS.read_text(), flags=re.DOTALL)
+    text = "\n".join(line for line in text.splitlines() if not line.startswith("#"))
+    families = {
+        name: tuple(part.strip() for part in names.split(","))
+        for name, names in re.findall(r"^FAMILY\((\w+),([^)]*)\)", text, re.MULTILINE)
+    }
+    rules = {
+        name: (family, int(count), tuple(part.strip() for part in states.split(",") if part))
+        for name, family, count, states in re.findall(
+            r'^RULE\((\w+),\s*(\w+),\s*(\d+),\s*"([^"]*)"\)', text, re.MULTILINE
+        )
+    }
+    found = re.findall(r"^(?:ELEMENTWISE|CLASSWISE)\((\w+)\)", text, re.MULTILINE)
+    entries = re.findall(r"^(\w+)\(", text, re.MULTILINE)
+    known = entries.count("REDUCTION") + len(families) + len(rules) + len(found)
+    assert len(entries) == known, "a line that this test does not understand"
+    return families, rules, found
+
+
+def works():
+    if not WORKS.exists():
+        pytest.skip("the benchmarks are not here")
+    spec = importlib.util.spec_from_file_location("works", WORKS)
+    module = importlib.util.module_from_spec(spec)
+    # Dataclasses look their module up.
+    importlib.import_module("sys").modules["works"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def rule_of(opt):
+    return opt._groups[0].rule
+
+
+def test_the_core_has_what_the_file_lists():
+    families, rules, found = listed()
+    assert list(rules) == list(RULES)
+    for number, (name, (family, count, states)) in enumerate(rules.items()):
+        assert RULES[name] == (number, states, families[family])
+        assert len(states) == count
+        assert families[family][:2] == ("gradient_scale", "gradient_limit")
+    assert sorted(found) == sorted(LOSSES)
+    for family in families:
+        assert (ROOT / "csrc" / "rules" / f"{family}.h").exists()
+    for loss in found:
+        assert (ROOT / "csrc" / "losses" / f"{loss}.h").exists()
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_rule(rule):
+    """A public class computes it; a twin and a test row check it."""
+    rows = [row for row in ROWS.values() if row.rule == rule]
+    assert rows, "no row in test_optim.ROWS"
+    states = set(RULES[rule][1])
+    for row in rows:
+        assert row.twin in reference.RULES
+        assert row.optimizer.__name__ in instep.__all__
+        opt = row.make({"w": np.ones(3)})
+        assert rule_of(opt) == rule
+        opt.step({"w": np.ones(3)})
+        assert opt.state["w"].keys() - {"step"} == states
+        _, (twin_state,), _ = row.expect([np.ones(3)], [[np.ones(3)]])
+        assert twin_state.keys() == states
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_coefficients(name):
+    """What the class computes is, name for name, what the rule reads."""
+    row = ROWS[name]
+    names = RULES[row.rule][2]
+    assert names[2:] == row.optimizer.coefficients and len(set(names)) == len(names)
+    opt = row.make(np.ones(2))
+    group = opt._groups[0]
+    group.advance(0)
+    values = dict(zip(names[2:], opt._coefficients(group.values, 1, True), strict=True))
+    for key in values.keys() & group.values.keys():
+        assert values[key] == group.values[key], key
+    decay = "decay" if row.optimizer is instep.AdamW else "l2"
+    neutral = {"decay": 1.0, "l2": 0.0}[decay]
+    assert values[decay] != neutral, "a row must have weight decay"
+
+
+def test_every_option_is_off_its_default_in_some_row():
+    """Rows with default options would hide an option that is ignored."""
+    for cls in {row.optimizer for row in ROWS.values()}:
+        defaults = cls(np.ones(1)).param_groups[0]
+        for option in defaults.keys() - {"params"}:
+            values = [
+                row.hyper.get(option, defaults[option])
+                for row in ROWS.values()
+                if row.optimizer is cls
+            ]
+            assert any(value != defaults[option] for value in values), (cls.__name__, option)
+
+
+def test_every_class_is_in_the_table():
+    classes = {
+        value
+        for value in vars(instep).values()
+        if isinstance(value, type)
+        and issubclass(value, instep.optim.Optimizer)
+        and value is not instep.optim.Optimizer
+    }
+    assert classes == {row.optimizer for row in ROWS.values()}
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_loss(loss):
+    assert callable(getattr(losses, loss)) and loss in losses.__all__
+    assert loss in reference.LOSSES
+    tests = (Path(__file__).parent / name for name in ("test_losses.py", "test_isa.py"))
+    for path in tests:
+        assert re.search(rf"\b{loss}\(", path.read_text()), path.name
+
+
+def test_benchmarks():
+    """A row per rule and loss, which runs the very rule it is named after."""
+    module = works()
+    assert module.RULES.keys() == RULES.keys()
+    assert module.LOSSES.keys() == LOSSES.keys()
+    for rule, (name, hyper) in module.RULES.items():
+        opt = getattr(instep, name)(np.ones(2), **hyper)
+        assert rule_of(opt) == rule
+    for loss, make in module.LOSSES.items():
+        pred, target = make(np.random.default_rng(0))
+        found = getattr(losses, loss)(pred, target)
+        value, grad = reference.LOSSES[loss](pred, target)
+        np.testing.assert_allclose(found.value, value, rtol=1e-5)
+        np.testing.assert_allclose(found.grad, grad, rtol=1e-4, atol=1e-7)
