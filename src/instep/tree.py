@@ -79,7 +79,9 @@ class Structure:
         elif self._kind is dict:
             if not isinstance(tree, dict) and not isinstance(tree, Mapping):
                 raise self._wrong_kind(tree, root)
-            if len(tree) != len(self.keys):
+            # A defaultdict would make up what is missing instead of raising KeyError.
+            strict = type(tree) is dict or all(key in tree for key in self.keys)
+            if len(tree) != len(self.keys) or not strict:
                 raise self._wrong_keys(tree, root)
             try:
                 found = self._get(tree) if self._get else [tree[key] for key in self.keys]
