@@ -183,12 +183,14 @@ typedef struct {
     const instep_variant *kernels;
     const double *rows;
     double scale;
+    int backwards;
 } job;
 
 static void step_block(void *context, size_t block)
 {
     const job *work = context;
     const instep_plan *plan = work->plan;
+    if (work->backwards) block = plan->blocks - 1 - block;
     for (size_t k = plan->block[block]; k < plan->block[block + 1]; ++k) {
         const instep_piece *piece = &plan->piece[k];
         const instep_leaf *leaf = &plan->leaf[piece->leaf];
@@ -224,5 +226,10 @@ double instep_plan_sum_squares(instep_plan *plan, double scale, int threads)
 void instep_plan_step(instep_plan *plan, const double *rows, int threads)
 {
     job work = {.plan = plan, .kernels = instep_kernels(), .rows = rows};
-    instep_parallel(plan->blocks, plan->active < SPLIT ? 1 : threads, step_block, &work);
+    if (plan->active < SPLIT) threads = 1;
+    /* To and fro: what the last step touched last is still in the cache. With more threads a
+     * block would change cores. */
+    plan->backwards = threads == 1 && !plan->backwards;
+    work.backwards = plan->backwards;
+    instep_parallel(plan->blocks, threads, step_block, &work);
 }

@@ -31,6 +31,7 @@ typedef struct {
 
 struct instep_plan {
     int leaves;
+    int backwards; /* the direction of the last step */
     size_t pieces, blocks, ranges;
     size_t active; /* elements with a bound gradient */
     instep_leaf *leaf;

@@ -339,6 +339,42 @@ def test_gradient_that_overlaps_a_state(after):
     opt.step([opt.state["0"]["exp_avg"].copy(), *more])
 
 
+def test_gradient_in_the_memory_of_an_old_one():
+    """That a range was clear before does not mean that it is: a state may lie there now."""
+    opt = instep.Adam(param := np.ones(4))
+    opt.step(np.ones(4))
+    saved = opt.state_dict()
+    for _ in range(30):
+        grad = np.ones(4)
+        opt.step(grad)
+        del grad  # whose memory the new states may get
+        opt.load_state_dict(saved)
+        for name in ("exp_avg", "exp_avg_sq"):
+            with value_error("grads", f"overlaps state['param']['{name}']").expect():
+                opt.step(opt.state["param"][name])
+    assert np.isfinite(param).all()
+
+
+@pytest.mark.parametrize("forwards", [slice(0, 10), slice(10, 20)])
+def test_gradient_that_meets_a_reversed_parameter_by_one_element(forwards):
+    """Either end of a view with negative strides counts."""
+    for backwards in (slice(19, 9, -1), slice(9, None, -1), slice(18, 8, -1), slice(14, 4, -1)):
+        base = np.arange(20.0)
+        backwards, straight = base[backwards], base[forwards]
+        before = base.copy()
+        for param, grad in ((straight, backwards), (backwards, straight)):
+            opt = instep.SGD(param, lr=1.0)
+            if np.shares_memory(param, grad):
+                with value_error("grads", "overlaps params").expect():
+                    opt.step(grad)
+                assert bits(base) == bits(before)
+            else:
+                wanted = param - grad
+                opt.step(grad)
+                assert bits(param) == bits(wanted)
+                base[...] = before
+
+
 def test_gradient_between_the_elements_of_a_parameter():
     """Interleaved memory is fine: no byte is shared."""
     base = np.zeros((8, 3))

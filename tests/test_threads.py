@@ -252,6 +252,25 @@ print("fine")
 
 
 @needs_fork
+@pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="no /proc here")
+def test_a_child_gets_workers_of_its_own():
+    check("""
+param, opt, step = trainer()
+step()
+count = len(os.listdir("/proc/self/task"))
+assert count >= 2  # NumPy's BLAS may have started some
+
+def work():
+    assert len(os.listdir("/proc/self/task")) == 1
+    step()
+    return len(os.listdir("/proc/self/task")) == 2
+
+assert in_child(work) == 0
+print("fine")
+""")
+
+
+@needs_fork
 def test_fork_while_another_thread_steps():
     """The other thread, its lock and the workers do not exist in the child."""
     check("""

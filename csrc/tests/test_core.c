@@ -234,56 +234,48 @@ static void test_steps(int rule, instep_dtype dtype)
     }
 }
 
-/* Steps whose result is exact, worked out by hand from the formulas at the head of each rule. */
+/* Steps from p = 3, g = 4 whose result is exact, worked out by hand from the head of each rule. */
+static const struct {
+    const char *rule;
+    double scale, limit, l2, nesterov, state[INSTEP_MAX_STATES], result[1 + INSTEP_MAX_STATES];
+} by_hand[] = {
+    {"sgd", 0.5, 9, 0, 0, {0}, {2}},
+    {"sgd", 0.5, 1.5, 0, 0, {0}, {2.25}},
+    {"sgd", -0.5, 1.5, 0, 0, {0}, {3.75}},
+    {"sgd", 0.5, 1.5, 1, 0, {0}, {0.75}},
+    {"sgd_momentum", 0.5, 9, 0, 0, {8}, {0.5, 5}},
+    {"sgd_momentum", 0.5, 9, 0, 1, {8}, {0.75, 5}},
+    {"sgd_momentum", 0.5, 9, -2, 0, {8}, {2, 2}},
+    {"rmsprop", 0.5, 9, 0, 0, {4}, {2.75, 4}},
+    {"rmsprop_momentum", 0.5, 9, 0, 0, {4, 6}, {1.25, 4, 3.5}},
+    {"rmsprop_centered", 0.5, 9, 0, 0, {12, 2}, {2.75, 8, 2}},
+    {"rmsprop_centered", 0.5, 9, 0, 0, {0, 6}, {2.5, 2, 4}}, /* variance below 0 */
+    {"rmsprop_centered_momentum", 0.5, 9, 0, 0, {12, 2, 6}, {1.25, 8, 2, 3.5}},
+    {"adam", 0.5, 9, 0, 0, {6, 4}, {1.25, 4, 4}},
+    {"adam", -0.5, 9, 0, 0, {6, 4}, {1.375, 2, 4}},
+    {"adam_amsgrad", 0.5, 9, 0, 0, {6, 4, 1}, {1.25, 4, 4, 4}},
+    {"adam_amsgrad", 0.5, 9, 0, 0, {6, 4, 100}, {1.4375, 4, 4, 100}},
+};
+
 static void test_hand_values(instep_dtype dtype)
 {
-    static const struct {
-        const char *rule;
-        double limit, l2, nesterov, state[INSTEP_MAX_STATES], result[1 + INSTEP_MAX_STATES];
-    } cases[] = {
-        {"sgd", 9, 0, 0, {0}, {2}},
-        {"sgd", 1.5, 0, 0, {0}, {2.25}},
-        {"sgd", 1.5, 1, 0, {0}, {0.75}},
-        {"sgd_momentum", 9, 0, 0, {8}, {0.5, 5}},
-        {"sgd_momentum", 9, 0, 1, {8}, {0.75, 5}},
-        {"sgd_momentum", 9, -2, 0, {8}, {2, 2}},
-        {"rmsprop", 9, 0, 0, {4}, {2.75, 4}},
-        {"rmsprop_momentum", 9, 0, 0, {4, 6}, {1.25, 4, 3.5}},
-        {"rmsprop_centered", 9, 0, 0, {12, 2}, {2.75, 8, 2}},
-        {"rmsprop_centered", 9, 0, 0, {0, 6}, {2.5, 2, 4}}, /* variance below 0 */
-        {"rmsprop_centered_momentum", 9, 0, 0, {12, 2, 6}, {1.25, 8, 2, 3.5}},
-        {"adam", 9, 0, 0, {6, 4}, {1.25, 4, 4}},
-        {"adam_amsgrad", 9, 0, 0, {6, 4, 1}, {1.25, 4, 4, 4}},
-        {"adam_amsgrad", 9, 0, 0, {6, 4, 100}, {1.4375, 4, 4, 100}},
-    };
-    static const struct {
-        const char *name;
-        double value;
-    } common[] = {{"gradient_scale", 0.5},
-                  {"lr", 0.5},
-                  {"momentum", 0.5},
-                  {"gain", 0.5},
-                  {"alpha", 0.5},
-                  {"one_minus_alpha", 0.5},
-                  {"eps", 2},
-                  {"decay", 0.5},
-                  {"beta1", 0.5},
-                  {"one_minus_beta1", 0.5},
-                  {"beta2", 0.5},
-                  {"one_minus_beta2", 0.5},
-                  {"root_scale", 3},
-                  {"step_size", 0.5}};
-    for (size_t k = 0; k < sizeof cases / sizeof cases[0]; ++k) {
-        const int rule = rule_named(cases[k].rule);
+    static const char *const halves[] = {"lr",    "momentum",        "gain",     "alpha",
+                                         "decay", "one_minus_alpha", "beta1",    "one_minus_beta1",
+                                         "beta2", "one_minus_beta2", "step_size"};
+    for (size_t k = 0; k < sizeof by_hand / sizeof by_hand[0]; ++k) {
+        const int rule = rule_named(by_hand[k].rule);
         double row[INSTEP_MAX_COEFFICIENTS] = {0}, result[1 + INSTEP_MAX_STATES] = {0};
-        for (size_t c = 0; c < sizeof common / sizeof common[0]; ++c)
-            set(row, rule, common[c].name, common[c].value);
-        set(row, rule, "gradient_limit", cases[k].limit);
-        set(row, rule, "l2", cases[k].l2);
-        set(row, rule, "nesterov", cases[k].nesterov);
-        step_element(rule, row, dtype, 3, 4, cases[k].state, result);
-        check(memcmp(result, cases[k].result, sizeof result) == 0, "%s %s by hand: %g, %g %g %g",
-              cases[k].rule, name_of(dtype), result[0], result[1], result[2], result[3]);
+        for (size_t h = 0; h < sizeof halves / sizeof halves[0]; ++h)
+            set(row, rule, halves[h], 0.5);
+        set(row, rule, "eps", 2);
+        set(row, rule, "root_scale", 3);
+        set(row, rule, "gradient_scale", by_hand[k].scale);
+        set(row, rule, "gradient_limit", by_hand[k].limit);
+        set(row, rule, "l2", by_hand[k].l2);
+        set(row, rule, "nesterov", by_hand[k].nesterov);
+        step_element(rule, row, dtype, 3, 4, by_hand[k].state, result);
+        check(memcmp(result, by_hand[k].result, sizeof result) == 0, "%s %s by hand: %g, %g %g %g",
+              by_hand[k].rule, name_of(dtype), result[0], result[1], result[2], result[3]);
     }
 }
 

@@ -150,6 +150,22 @@ static void test_overlap(void)
     instep_plan_destroy(plan);
 }
 
+/* A byte range that reaches over the ones behind it. */
+static void test_overlap_of_nested_ranges(void)
+{
+    static double m[32];
+    const intptr_t three = 3, two = 2, one = 8, wide = 80;
+    instep_plan *plan = instep_plan_create(2);
+    const instep_array outer = vector(m, &three, &wide), inner = vector(m + 2, &two, &one);
+    const instep_array between = vector(m + 6, &two, &one), beyond = vector(m + 21, &two, &one);
+    if (plan == NULL || instep_plan_set_parameter(plan, 0, &outer) != 0 ||
+        instep_plan_set_parameter(plan, 1, &inner) != 0 || instep_plan_finish(plan) != 0)
+        exit(1);
+    check(instep_plan_set_gradient(plan, 1, &between, 0) == 2, "gradient in a parameter's gap");
+    check(instep_plan_set_gradient(plan, 1, &beyond, 0) == 0, "gradient beyond all gaps");
+    instep_plan_destroy(plan);
+}
+
 static void test_shapes(void)
 {
     double p[6] = {1, 2, 3, 4, 5, 6}, g[8] = {1, 1, 1, 1, 1, 1, 1, 1};
@@ -253,6 +269,7 @@ int main(void)
     test_range_of_sums();
     test_shape_of_sums();
     test_overlap();
+    test_overlap_of_nested_ranges();
     test_shapes();
     test_ends();
     test_powers();

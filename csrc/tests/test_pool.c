@@ -15,7 +15,7 @@
 
 #include "instep.h"
 
-enum { MOST_BLOCKS = 400, MOST_THREADS = 8, CALLERS = 4, HANG_SECONDS = 60 };
+enum { MOST_BLOCKS = 400, MOST_THREADS = 8, CALLERS = 4, HANG_SECONDS = 20 };
 
 static int failures;
 
@@ -112,6 +112,43 @@ static void test_one_thread(void)
     check(work.ok && work.next == 100, "one thread: the caller, in order");
 }
 
+enum { SLOW_BLOCKS = 60 };
+
+static void take_slowly(void *context, size_t block)
+{
+    ((pthread_t *)context)[block] = pthread_self();
+    rest(0.001);
+}
+
+/* How many threads took part in a job that leaves them time to wake up. */
+static int takers(int threads)
+{
+    pthread_t taker[SLOW_BLOCKS];
+    int different = 0;
+    instep_parallel(SLOW_BLOCKS, threads, take_slowly, taker);
+    for (int k = 0; k < SLOW_BLOCKS; ++k) {
+        int before = 0;
+        while (!pthread_equal(taker[before], taker[k])) ++before;
+        different += before == k;
+    }
+    return different;
+}
+
+static void test_sharing(void)
+{
+    int most = 0, least = MOST_THREADS;
+    for (int threads = 2; threads <= MOST_THREADS; ++threads) {
+        const int awake = takers(threads);
+        rest(0.02);
+        const int asleep = takers(threads);
+        least = awake < least ? awake : least;
+        least = asleep < least ? asleep : least;
+        if (awake > threads || asleep > threads) most = MOST_THREADS + 1;
+    }
+    check(least > 1, "workers take blocks, also when they slept");
+    check(most <= MOST_THREADS, "no more threads take part than were asked for");
+}
+
 /* ---- nested and concurrent ------------------------------------------------------------------- */
 
 static void nest(void *context, size_t block)
@@ -169,7 +206,7 @@ static void run_as_child(uint64_t seed)
     sigemptyset(&none); /* a worker blocks all signals, and may be the one that forked */
     pthread_sigmask(SIG_SETMASK, &none, NULL);
     alarm(HANG_SECONDS);
-    _exit(run_random_jobs(&work, 100, seed) ? 0 : 1);
+    _exit(run_random_jobs(&work, 100, seed) && takers(3) > 1 ? 0 : 1);
 }
 
 static int child_succeeds(pid_t child)
@@ -289,6 +326,7 @@ int main(void)
 {
     test_one_thread();
     test_random_jobs();
+    test_sharing();
     test_nested();
     test_concurrent();
     test_fork();

@@ -73,11 +73,20 @@ def choice(name: str, value: object, choices: Sequence[str]) -> str:
     return value
 
 
-def thread_count(value: object) -> int:
+def nonfinite_policy(name: str, value: object) -> str:
+    return choice(name, value, ("propagate", "skip", "raise"))
+
+
+def number_or_schedule(check: Callable[[str, object], float]) -> Callable[[str, object], Any]:
+    """The check of an option that may be a schedule, whose values are checked at each step."""
+    return lambda name, value: value if callable(value) else check(name, value)
+
+
+def thread_count(name: str, value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
-        raise TypeError(f"threads must be an int, got {value!r}")
+        raise TypeError(f"{name} must be an int, got {value!r}")
     if value < 1:
-        raise ValueError(f"threads must be at least 1, got {value!r}")
+        raise ValueError(f"{name} must be at least 1, got {value!r}")
     return int(value)
 
 

@@ -70,7 +70,7 @@ def set_num_threads(threads: int) -> None:
         process may use (affinity and control-group quota).
     """
     global _threads
-    _threads = _check.thread_count(threads)
+    _threads = _check.thread_count("threads", threads)
 
 
 def get_num_threads() -> int:

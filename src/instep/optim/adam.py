@@ -5,8 +5,9 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Unpack
 
 from instep import _check, _core
-from instep.optim.base import Optimizer, StepOptions
+from instep.optim.base import Optimizer
 from instep.optim.groups import Check, Values
+from instep.optim.options import StepOptions
 
 
 class Adam(Optimizer):

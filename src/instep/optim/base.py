@@ -5,7 +5,7 @@ import os
 import threading
 import weakref
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, NamedTuple, TypedDict
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -14,12 +14,12 @@ from instep._check import Array
 from instep.optim.groups import Check, Group, Values
 from instep.optim.leaves import RULES, Cohort, Leaf, Leaves
 from instep.optim.norm import count_nonfinite, gradient_norm
+from instep.optim.options import Option
 from instep.optim.state_dict import LoadReport, load, save
 from instep.tree import Structure
 
 _NOT_GIVEN: Any = object()
 _LARGEST_FLOAT32 = float(np.finfo(np.float32).max)
-_POLICIES = ("propagate", "skip", "raise")
 _living: "weakref.WeakSet[Optimizer]" = weakref.WeakSet()
 
 
@@ -58,22 +58,17 @@ class StepReport(NamedTuple):
     nonfinite: int | None
 
 
-class StepOptions(TypedDict, total=False):
-    """The keyword-only options of every optimizer; documented with `SGD`."""
-
-    maximize: bool
-    clip_norm: Any
-    clip_value: Any
-    nonfinite: Literal["propagate", "skip", "raise"]
-    threads: int | None
-
-
 class Optimizer:
     """What all optimizers share. Use a subclass: `SGD`, `RMSprop`, `Adam`, `AdamW`.
 
     A subclass names its hyperparameters, chooses the update rule of a group and computes the
     rule's coefficients; everything else is here.
     """
+
+    clip_norm = Option(_check.number_or_schedule(_check.non_negative))
+    clip_value = Option(_check.number_or_schedule(_check.positive))
+    nonfinite = Option(_check.nonfinite_policy, optional=False)
+    threads = Option(_check.thread_count)
 
     # Hyperparameters of a group: name -> check. `maximize` is added to all.
     hyperparameters: ClassVar[Mapping[str, Check]] = {}
@@ -93,6 +88,10 @@ class Optimizer:
         threads: int | None = None,
     ) -> None:
         self._lock = threading.RLock()
+        self._clip_norm: Any
+        self._clip_value: Any
+        self._nonfinite: str
+        self._threads: int | None
         self._checks = {**self.hyperparameters, "maximize": _check.flag}
         self.defaults = {**defaults, "maximize": maximize}
         self.clip_norm = clip_norm
@@ -127,16 +126,6 @@ class Optimizer:
         raise NotImplementedError
 
     # ---- options ---------------------------------------------------------------------------
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name in ("clip_norm", "clip_value"):
-            check = _check.non_negative if name == "clip_norm" else _check.positive
-            value = value if value is None or callable(value) else check(name, value)
-        elif name == "nonfinite":
-            value = _check.choice(name, value, _POLICIES)
-        elif name == "threads":
-            value = None if value is None else _check.thread_count(value)
-        super().__setattr__(name, value)
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
@@ -263,23 +252,24 @@ class Optimizer:
             for group in self._groups:
                 group.advance(step)
             lr = self._groups[0].values["lr"]
-            clip_norm, limit = self.clip_norm, self.clip_value
-            if callable(clip_norm):
+            clip_norm, limit = self._clip_norm, self._clip_value
+            if clip_norm is not None and callable(clip_norm):
                 clip_norm = _check.scheduled(_check.non_negative, "clip_norm", clip_norm, step)
-            if callable(limit):
+            if limit is not None and callable(limit):
                 limit = _check.scheduled(_check.positive, "clip_value", limit, step)
             if type(grad_scale) is not float or grad_scale != 1.0:
                 grad_scale = _check.positive("grad_scale", grad_scale)
-            threads = self.threads or config.get_num_threads()
+            threads = self._threads or config.get_num_threads()
             gradients = self._leaves.bind(self._flatten(grads))
 
             scale, norm, bad = 1.0 / grad_scale, None, None
-            if clip_norm is not None or self.nonfinite != "propagate":
+            policy = self._nonfinite
+            if clip_norm is not None or policy != "propagate":
                 norm, bad = gradient_norm(self._leaves, gradients, threads)
                 norm *= scale
                 if clip_norm is not None and not norm <= clip_norm:
                     scale *= clip_norm / norm  # NaN stays NaN: it is to be seen
-                if self.nonfinite != "propagate":
+                if policy != "propagate":
                     bad = self._refused(gradients, scale, norm, bad)
                     if bad:
                         return StepReport(step, lr, False, norm, bad)

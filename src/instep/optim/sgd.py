@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Unpack
 
 from instep import _check
-from instep.optim.base import Optimizer, StepOptions
+from instep.optim.base import Optimizer
 from instep.optim.groups import Check, Values
+from instep.optim.options import StepOptions
 
 
 class SGD(Optimizer):

@@ -1,0 +1,32 @@
+"""The options that all optimizers share: keyword-only at first, attributes afterwards."""
+
+from collections.abc import Callable
+from typing import Any, Literal, TypedDict
+
+
+class StepOptions(TypedDict, total=False):
+    """The keyword-only options of every optimizer; documented with `SGD`."""
+
+    maximize: bool
+    clip_norm: Any
+    clip_value: Any
+    nonfinite: Literal["propagate", "skip", "raise"]
+    threads: int | None
+
+
+class Option:
+    """An attribute that is checked when it is set; `name` is then read as `_name`, uncalled."""
+
+    def __init__(self, check: Callable[[str, object], Any], optional: bool = True) -> None:
+        self._check = check
+        self._optional = optional
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, instance: Any, owner: type) -> Any:
+        return self if instance is None else getattr(instance, "_" + self._name)
+
+    def __set__(self, instance: Any, value: Any) -> None:
+        keep = self._optional and value is None
+        setattr(instance, "_" + self._name, value if keep else self._check(self._name, value))
