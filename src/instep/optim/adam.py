@@ -96,7 +96,7 @@ class Adam(Optimizer):
         beta1, beta2 = values["betas"]
         return (
             0.0 if self._decoupled else weight_decay,
-            1.0 - lr * weight_decay if self._decoupled else 1.0,
+            lr * weight_decay if self._decoupled else 0.0,
             beta1,
             1.0 - beta1,
             beta2,
