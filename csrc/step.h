@@ -3,7 +3,8 @@
  *     decode gradient, parameter, states -> rule -> encode parameter, states
  *
  * tile by tile. Dense arrays of the compute type are used where they lie, and when all are, the
- * piece is one tile. */
+ * piece is one tile. What an element becomes does not depend on where a tile begins, so tiles of a
+ * dense parameter begin at cache lines: vectors that straddle two lines cost half as much again. */
 static const struct {
     void (*run)(size_t n, REAL *p, const REAL *g, REAL *const *state, const void *coefficients);
 } FN(rules)[INSTEP_RULES] = {
@@ -28,6 +29,13 @@ static void FN(load_scaled)(REAL *restrict tile, const instep_view *view, size_t
     for (size_t i = 0; i < count; ++i) tile[i] = (REAL)(wide[i] * scale);
 }
 
+/* Elements from `start` to the parameter's next cache line. */
+static inline size_t FN(head)(const instep_leaf *leaf, size_t start)
+{
+    const uintptr_t address = (uintptr_t)leaf->parameter.data + start * sizeof(REAL);
+    return leaf->parameter.dense ? (0 - address) % INSTEP_LINE / sizeof(REAL) : 0;
+}
+
 static void FN(step)(const instep_leaf *leaf, size_t start, size_t count, const double *row)
 {
     _Alignas(64) REAL buffer[2 + INSTEP_MAX_STATES][INSTEP_TILE];
@@ -35,7 +43,7 @@ static void FN(step)(const instep_leaf *leaf, size_t start, size_t count, const 
     const instep_dtype given = (instep_dtype)leaf->gradient.dtype;
     const int wide = REAL_BITS == 32 && (given == INSTEP_FLOAT64 || given == INSTEP_LONGDOUBLE);
     const int scaled = wide || FN(is_extreme)(row[0]);
-    const size_t end = start + count;
+    const size_t end = start + count, head = count > INSTEP_TILE ? FN(head)(leaf, start) : 0;
     size_t tile = count;
     int dense = leaf->gradient.dense && !scaled && leaf->parameter.dense &&
                 given == (REAL_BITS == 32 ? INSTEP_FLOAT32 : INSTEP_FLOAT64);
@@ -44,8 +52,8 @@ static void FN(step)(const instep_leaf *leaf, size_t start, size_t count, const 
 
     memcpy(coefficients, row, sizeof coefficients);
     if (scaled) coefficients[0] = 1; /* gradient_scale: load_scaled has applied it */
-    for (; start < end; start += tile) {
-        const size_t n = end - start < tile ? end - start : tile;
+    for (size_t n = head > 0 ? head : tile; start < end; start += n, n = tile) {
+        if (n > end - start) n = end - start;
         REAL *state[INSTEP_MAX_STATES];
         const REAL *g = buffer[0];
         if (scaled) FN(load_scaled)(buffer[0], &leaf->gradient, start, n, row[0]);

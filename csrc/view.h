@@ -11,6 +11,9 @@
 /* Elements that a codec converts at a time: a handful of such tiles fill half an L1 cache. */
 enum { INSTEP_TILE = 512 };
 
+/* Bytes of a cache line, and of the longest vector. */
+enum { INSTEP_LINE = 64 };
+
 typedef struct {
     char *data;
     intptr_t stride; /* bytes from one element to the next on the innermost axis */

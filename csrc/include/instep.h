@@ -126,10 +126,10 @@ void instep_plan_step(instep_plan *plan, const double *rows, int threads);
 /* Allocations made by the core so far: equal before and after a step shows it made none. */
 size_t instep_allocations(void);
 
-/* base ** exponent for 0 <= base <= 1 and exponent >= 0, carried in double-double arithmetic: the
- * same bits on every platform (pow() of the C library is not), error below 1 ulp for exponent <
- * 2^40. */
-double instep_power(double base, int64_t exponent);
+/* power[k] = base[k] ** exponent for 0 <= base <= 1 and exponent >= 0, carried in double-double
+ * arithmetic: the same bits on every platform (pow() of the C library is not), error below 1 ulp
+ * for exponent < 2^40. */
+void instep_powers(const double base[2], int64_t exponent, double power[2]);
 
 /* ---- losses ---------------------------------------------------------------- */
 

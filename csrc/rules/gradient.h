@@ -5,8 +5,10 @@
 static inline REAL FN(prepare)(REAL g, REAL p, REAL scale, REAL limit, REAL l2)
 {
     g *= scale;
-    g = g > limit ? limit : g;
-    g = g < -limit ? -limit : g;
+    if (limit < (REAL)INFINITY) { /* the compiler makes a loop with and one without */
+        g = g > limit ? limit : g;
+        g = g < -limit ? -limit : g;
+    }
     /* A zero coefficient switches the term off: 0 * inf must not turn into NaN. */
     return l2 != 0 ? g + l2 * p : g;
 }

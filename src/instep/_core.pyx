@@ -75,7 +75,7 @@ cdef extern from "instep.h" nogil:
     void instep_plan_step(instep_plan *plan, const double *rows, int threads)
     size_t instep_plan_bound(const instep_plan *plan)
     size_t instep_allocations()
-    double instep_power(double base, int64_t exponent)
+    void instep_powers(const double *base, int64_t exponent, double *power)
     double instep_loss_elementwise(int loss, const instep_elementwise *call, int threads)
     double instep_sum(const instep_array *array, int threads)
     double instep_loss_cross_entropy(const instep_softmax *call, int threads)
@@ -271,18 +271,19 @@ cdef class Plan:
             total = instep_plan_sum_squares(self.plan, scale, threads)
         return total
 
-    def step(self, list rows, int threads):
-        """Update all bound leaves. rows[k] holds the coefficients of row k, or None if unused."""
-        cdef int row, k
-        cdef double *at
-        cdef tuple values
-        for row in range(self.row_count):
-            if rows[row] is None:
-                continue
-            values = rows[row]
-            at = self.rows + row * INSTEP_MAX_COEFFICIENTS
-            for k in range(min(len(values), INSTEP_MAX_COEFFICIENTS)):
-                at[k] = values[k]
+    def set_row(self, int row, double scale, double limit, tuple coefficients):
+        """What the leaves of row `row` are updated with; `coefficients` come behind the two."""
+        cdef double *at = self.rows + row * INSTEP_MAX_COEFFICIENTS
+        cdef int k
+        if not 0 <= row < self.row_count or len(coefficients) > INSTEP_MAX_COEFFICIENTS - 2:
+            raise IndexError(row)
+        at[0] = scale
+        at[1] = limit
+        for k in range(len(coefficients)):
+            at[2 + k] = coefficients[k]
+
+    def step(self, int threads):
+        """Update all bound leaves, each with its row."""
         if instep_plan_bound(self.plan) < KEEP_GIL:
             instep_plan_step(self.plan, self.rows, threads)
             return
@@ -369,8 +370,12 @@ def is_integer(cnp.ndarray array):
     return integer_code(array) >= 0
 
 
-def power(double base, int64_t exponent):
-    return instep_power(base, exponent)
+def powers(double base, double other, int64_t exponent):
+    """(base ** exponent, other ** exponent)"""
+    cdef double[2] bases = [base, other]
+    cdef double[2] out
+    instep_powers(bases, exponent, out)
+    return out[0], out[1]
 
 
 def allocations():

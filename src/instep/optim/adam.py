@@ -94,6 +94,7 @@ class Adam(Optimizer):
     def _coefficients(self, values: Values, step: int, fresh: bool) -> tuple[float, ...]:
         lr, weight_decay = values["lr"], values["weight_decay"]
         beta1, beta2 = values["betas"]
+        power1, power2 = _core.powers(beta1, beta2, step)
         return (
             0.0 if self._decoupled else weight_decay,
             lr * weight_decay if self._decoupled else 0.0,
@@ -101,9 +102,9 @@ class Adam(Optimizer):
             1.0 - beta1,
             beta2,
             1.0 - beta2,
-            1.0 / math.sqrt(1.0 - _core.power(beta2, step)),
+            1.0 / math.sqrt(1.0 - power2),
             values["eps"],
-            lr / (1.0 - _core.power(beta1, step)),
+            lr / (1.0 - power1),
         )
 
 

@@ -19,6 +19,7 @@ from instep.optim.state_dict import LoadReport, load, save
 from instep.tree import Structure
 
 _NOT_GIVEN: Any = object()
+_INFINITY = math.inf
 _LARGEST_FLOAT32 = float(np.finfo(np.float32).max)
 _living: "weakref.WeakSet[Optimizer]" = weakref.WeakSet()
 
@@ -118,7 +119,10 @@ class Optimizer:
 
     @staticmethod
     def _rule(values: Values, scheduled: frozenset[str]) -> str:
-        """Check combinations of the constant values; return the name of the update rule."""
+        """Check combinations of values; return the name of the update rule.
+
+        Called with the constants alone (`values` lacks what is `scheduled`) when they change, and
+        with all values before each step of a schedule."""
         raise NotImplementedError
 
     def _coefficients(self, values: Values, step: int, fresh: bool) -> tuple[float, ...]:
@@ -247,10 +251,12 @@ class Optimizer:
         FloatingPointError
             A gradient is NaN or infinite and ``nonfinite="raise"``. Nothing has been written.
         """
-        with self._lock:
+        self._lock.acquire()  # half the cost of `with`
+        try:
             step = self.steps
             for group in self._groups:
-                group.advance(step)
+                if group.scheduled or group.options.changed:
+                    group.advance(step)
             lr = self._groups[0].values["lr"]
             clip_norm, limit = self._clip_norm, self._clip_value
             if clip_norm is not None and callable(clip_norm):
@@ -274,26 +280,12 @@ class Optimizer:
                     if bad:
                         return StepReport(step, lr, False, norm, bad)
 
-            rows = self._rows(scale, math.inf if limit is None else limit)
-            self._leaves.update(rows, threads)
+            limit = _INFINITY if limit is None else limit
+            self._leaves.update(scale, limit, self._coefficients, threads)
             self.steps = step + 1
             return _report(StepReport, (step + 1, lr, True, norm, bad))
-
-    def _rows(self, scale: float, limit: float) -> list[tuple[float, ...] | None]:
-        """Each cohort's coefficients, in the order of kernels.def; new states are made first."""
-        rows: list[tuple[float, ...] | None] = []
-        for cohort in self._leaves.cohorts:
-            row = None
-            if cohort.active:
-                if cohort.rule != cohort.group.rule:
-                    self._leaves.allocate()
-                values = cohort.group.values
-                signed = -scale if values["maximize"] else scale
-                row = (signed, limit) + self._coefficients(  # noqa: RUF005 - faster than a star
-                    values, cohort.steps + 1, cohort.fresh
-                )
-            rows.append(row)
-        return rows
+        finally:
+            self._lock.release()
 
     def _refused(self, gradients: list[Any], scale: float, norm: float, bad: int) -> int:
         """How many elements forbid the step, also those that overflow in a float32 parameter."""

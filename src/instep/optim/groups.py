@@ -1,7 +1,7 @@
 """Parameter groups: the hyperparameters that some leaves share."""
 
 from collections.abc import Callable, Mapping
-from operator import itemgetter
+from functools import wraps
 from typing import Any
 
 from instep import _check
@@ -9,10 +9,38 @@ from instep.tree import Structure
 
 Check = Callable[[str, object], Any]
 Values = Mapping[str, Any]
+RuleOf = Callable[[Values, frozenset[str]], str]
+Scheduled = list[tuple[str, int | None, Any]]  # name, which of a pair, schedule
+
+
+class Options(dict[str, Any]):
+    """The hyperparameters of a group: a dict that notes when it is changed."""
+
+    changed = False
+
+    def __reduce__(self) -> Any:
+        return dict, (dict(self),)
+
+
+def _noting(name: str) -> Callable[..., Any]:
+    method = getattr(dict, name)
+
+    @wraps(method)
+    def note(self: Options, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return method(self, *args, **kwargs)
+        finally:
+            self.changed = True
+
+    return note
+
+
+for _name in "__setitem__ __delitem__ __ior__ update setdefault pop popitem clear".split():
+    setattr(Options, _name, _noting(_name))
 
 
 class Group:
-    """Hyperparameters of some leaves; a view of the user's dict, which may change any time.
+    """Hyperparameters of some leaves, which the user may change at any time.
 
     Constants are checked when they change, scheduled values at each step.
     """
@@ -23,54 +51,41 @@ class Group:
         structure: Structure,
         leaves: range,
         checks: Mapping[str, Check],
-        rule_of: Callable[[Values, frozenset[str]], str],
+        rule_of: RuleOf,
     ) -> None:
-        self.options = options
+        self.options = Options(options)
         self.structure = structure
         self.leaves = leaves
         self.values: dict[str, Any] = {}  # at the current step
+        self.scheduled: Scheduled = []
         self.rule = ""
+        self._params = options["params"]
         self._checks = checks
         self._rule_of = rule_of
-        self._get = itemgetter(*checks)
-        self._seen: tuple[Any, ...] = ()
-        self._scheduled: list[tuple[str, int | None, Any]] = []
         self.refresh()
 
     def refresh(self) -> None:
         """Check the options anew; leave everything as it was if one is wrong."""
-        constant: dict[str, Any] = {}
-        scheduled: list[tuple[str, int | None, Any]] = []
-        for name, check in self._checks.items():
-            value = self.options[name]
-            if name == "betas":
-                value = self.options[name] = _pair(value)
-                for k in (0, 1):
-                    if callable(value[k]):
-                        scheduled.append((name, k, value[k]))
-                constant[name] = tuple(
-                    0.0 if callable(value[k]) else check(f"betas[{k}]", value[k]) for k in (0, 1)
+        self.options.changed = False
+        try:
+            if self.options.get("params") is not self._params:
+                raise ValueError(
+                    "a group's 'params' can't be replaced; use add_param_group, or a new optimizer"
                 )
-            elif callable(value) and check is not _check.flag:
-                scheduled.append((name, None, value))
-            else:
-                constant[name] = check(name, value)
-        self.rule = self._rule_of(constant, frozenset(name for name, _, _ in scheduled))
-        self.values, self._scheduled = constant, scheduled
-        self._seen = self._get(self.options)
+            checked = check_options(self.options, self._checks, self._rule_of)
+        except Exception:
+            self.options.changed = True
+            raise
+        self.values, self.scheduled, self.rule = checked
+        if "betas" in self.options:  # a list could be changed unnoticed
+            dict.__setitem__(self.options, "betas", tuple(self.options["betas"]))
 
     def advance(self, step: int) -> None:
-        """Bring `values` to the 0-based step."""
-        try:
-            changed = self._get(self.options) != self._seen
-        except ValueError:  # an array does not compare to one bool
-            changed = True
-        if changed:
+        """Bring `values` to the 0-based step; needed if options changed or are scheduled."""
+        if self.options.changed:
             self.refresh()
-        if not self._scheduled:
-            return
         values = self.values.copy()
-        for name, k, schedule in self._scheduled:
+        for name, k, schedule in self.scheduled:
             check = self._checks[name]
             if k is None:
                 values[name] = _check.scheduled(check, name, schedule, step)
@@ -78,7 +93,39 @@ class Group:
                 pair = list(values[name])
                 pair[k] = _check.scheduled(check, f"{name}[{k}]", schedule, step)
                 values[name] = tuple(pair)
+        self.rule = self._rule_of(values, _names(self.scheduled))
         self.values = values
+
+
+def check_options(
+    options: Mapping[str, Any], checks: Mapping[str, Check], rule_of: RuleOf
+) -> tuple[dict[str, Any], Scheduled, str]:
+    """The constant values, the schedules and the update rule of a group's options."""
+    constant: dict[str, Any] = {}
+    scheduled: Scheduled = []
+    for name in options:
+        if name != "params" and name not in checks:
+            known = ", ".join(checks)
+            raise TypeError(f"there is no hyperparameter {name!r}; known: {known}")
+    for name, check in checks.items():
+        if name not in options:
+            raise TypeError(f"a group lost its hyperparameter {name!r}; set it again")
+        value = options[name]
+        if name == "betas":
+            pair = _pair(value)
+            scheduled += [(name, k, pair[k]) for k in (0, 1) if callable(pair[k])]
+            constant[name] = tuple(
+                0.0 if callable(pair[k]) else check(f"betas[{k}]", pair[k]) for k in (0, 1)
+            )
+        elif callable(value) and check is not _check.flag:
+            scheduled.append((name, None, value))
+        else:
+            constant[name] = check(name, value)
+    return constant, scheduled, rule_of(constant, _names(scheduled))
+
+
+def _names(scheduled: Scheduled) -> frozenset[str]:
+    return frozenset(name for name, _, _ in scheduled)
 
 
 def _pair(value: object) -> tuple[Any, Any]:

@@ -1,6 +1,6 @@
 """The parameter arrays of an optimizer: their states, step counts and this step's gradients."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -8,10 +8,14 @@ import numpy as np
 
 from instep import _check, _core
 from instep._check import Array
-from instep.optim.groups import Group
+from instep.optim.groups import Group, Values
+
+# (hyperparameters, 1-based step of the leaves, are their states new) -> what the rule reads
+Coefficients = Callable[[Values, int, bool], tuple[float, ...]]
 
 RULES = _core.rules()
 _ALL_BOUND = _core.ALL_BOUND
+_LINE = 64  # bytes of a cache line
 
 
 @dataclass(slots=True)
@@ -25,11 +29,16 @@ class Leaf:
     state: dict[str, Array] = field(default_factory=dict)
 
     def new_state(self) -> Array:
-        """Zeros of the parameter's shape and dtype, dense in the parameter's memory order."""
-        strides = self.parameter.strides
+        """Zeros of the parameter's shape and dtype, dense in the parameter's memory order.
+
+        They lie as the parameter does relative to cache lines: csrc/step.h starts its vectors
+        where the parameter's lines start."""
+        like = self.parameter
         # As csrc/view.c walks: axes by falling |stride|.
-        order = sorted(range(self.parameter.ndim), key=lambda axis: -abs(strides[axis]))
-        zeros = np.zeros([self.parameter.shape[axis] for axis in order], self.parameter.dtype)
+        order = sorted(range(like.ndim), key=lambda axis: -abs(like.strides[axis]))
+        room = np.zeros(like.size + _LINE // like.itemsize, like.dtype)
+        skip = (like.ctypes.data - room.ctypes.data) % _LINE // like.itemsize
+        zeros = room[skip : skip + like.size].reshape([like.shape[axis] for axis in order])
         return zeros.transpose(np.argsort(order)) if order else zeros
 
 
@@ -155,7 +164,7 @@ class Leaves:
         """Sum of (scale * g)^2 over the bound gradients, in float64."""
         return self._plan.sum_squares(scale, threads)
 
-    def allocate(self) -> None:
+    def _allocate_active(self) -> None:
         """Make the states that the active cohorts' rules need and have not got."""
         changed = False
         for cohort in self.cohorts:
@@ -177,9 +186,23 @@ class Leaves:
             cohort.fresh = cohort.fresh or bool(states)
         cohort.rule = cohort.group.rule
 
-    def update(self, rows: list[tuple[float, ...] | None], threads: int) -> None:
-        """The step itself; rows[k] holds the coefficients of cohort k, None if not active."""
-        self._plan.step(rows, threads)
+    def update(
+        self, scale: float, limit: float, coefficients: Coefficients, threads: int
+    ) -> None:
+        """The step itself, with gradients scaled, clipped to +-limit, and handed to the rules."""
+        for row, cohort in enumerate(self.cohorts):
+            if cohort.active:
+                group = cohort.group
+                if cohort.rule != group.rule:
+                    self._allocate_active()
+                values = group.values
+                self._plan.set_row(
+                    row,
+                    -scale if values["maximize"] else scale,
+                    limit,
+                    coefficients(values, cohort.steps + 1, cohort.fresh),
+                )
+        self._plan.step(threads)
         for cohort in self.cohorts:
             if cohort.active:
                 cohort.steps += 1

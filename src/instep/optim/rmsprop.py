@@ -83,7 +83,7 @@ class RMSprop(Optimizer):
 
     @staticmethod
     def _rule(values: Values, scheduled: frozenset[str]) -> str:
-        with_momentum = "momentum" in scheduled or values["momentum"] != 0
+        with_momentum = values.get("momentum", 1) != 0
         rule = "rmsprop_centered" if values["centered"] else "rmsprop"
         return rule + "_momentum" if with_momentum else rule
 

@@ -91,9 +91,10 @@ class SGD(Optimizer):
 
     @staticmethod
     def _rule(values: Values, scheduled: frozenset[str]) -> str:
-        with_momentum = "momentum" in scheduled or values["momentum"] != 0
+        with_momentum = values.get("momentum", 1) != 0
         undamped = "dampening" not in scheduled and values["dampening"] == 0
-        if values["nesterov"] and not (with_momentum and undamped):
+        accelerated = with_momentum or "momentum" in scheduled
+        if values["nesterov"] and not (accelerated and undamped):
             raise ValueError(
                 "nesterov=True needs momentum > 0 and dampening = 0, got "
                 f"momentum={values.get('momentum', 'a schedule')!r}, "

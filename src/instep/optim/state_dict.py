@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from instep.optim.groups import Group
+from instep.optim.groups import check_options
 from instep.optim.leaves import RULES, Cohort, Leaf
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def load(opt: Optimizer, state: Mapping[str, Any], strict: bool) -> LoadReport:
         for i, leaf in enumerate(opt._leaves.all):
             leaf.state = entries[i][1] if i in entries else {}
         opt._leaves.replace_cohorts(cohorts)
-        opt.steps = state["steps"]
+        opt.steps = int(state["steps"])
         return report
 
 
@@ -115,7 +115,7 @@ def _checked_groups(opt: Optimizer, saved: Any) -> list[dict[str, Any]]:
         if not isinstance(options, Mapping) or set(options) - {"params"} != wanted:
             raise ValueError(f"a group of the state_dict needs {sorted(wanted)}, got {options!r}")
         values = {name: options[name] for name in opt._checks}
-        Group(dict(values), group.structure, group.leaves, opt._checks, opt._rule)
+        check_options(values, opt._checks, opt._rule)
         checked.append(values)
     return checked
 
