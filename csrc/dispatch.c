@@ -54,8 +54,9 @@ static const struct {
 
 static const struct {
     const char *family, *coefficients;
+    int derived;
 } families[] = {
-#define FAMILY(family, ...) {#family, #__VA_ARGS__},
+#define FAMILY(family, derived, ...) {#family, #__VA_ARGS__, derived},
 #include "kernels.def"
 };
 
@@ -72,12 +73,16 @@ const char *instep_rule_name(int rule) { return rules[rule].name; }
 
 const char *instep_rule_states(int rule) { return rules[rule].states; }
 
-const char *instep_rule_coefficients(int rule)
+static size_t family_of(int rule)
 {
     size_t k = 0;
     while (strcmp(families[k].family, rules[rule].family) != 0) ++k;
-    return families[k].coefficients;
+    return k;
 }
+
+const char *instep_rule_coefficients(int rule) { return families[family_of(rule)].coefficients; }
+
+int instep_rule_derived(int rule) { return families[family_of(rule)].derived; }
 
 int instep_loss_count(void) { return (int)(sizeof losses / sizeof losses[0]); }
 

@@ -4,9 +4,9 @@
 
 #include "plan.h"
 
-#define FAMILY(family, ...)        \
-    struct family##_coefficients { \
-        double __VA_ARGS__;        \
+#define FAMILY(family, derived, ...) \
+    struct family##_coefficients {   \
+        double __VA_ARGS__;          \
     };
 #include "kernels.def"
 

@@ -26,8 +26,10 @@ def listed():
     text = re.sub(r"/\*.*?\*/", "", KERNELS.read_text(), flags=re.DOTALL)
     text = "\n".join(line for line in text.splitlines() if not line.startswith("#"))
     families = {
-        name: tuple(part.strip() for part in names.split(","))
-        for name, names in re.findall(r"^FAMILY\((\w+),([^)]*)\)", text, re.MULTILINE)
+        name: (tuple(part.strip() for part in names.split(",")), int(derived))
+        for name, derived, names in re.findall(
+            r"^FAMILY\((\w+),\s*(\d+),([^)]*)\)", text, re.MULTILINE
+        )
     }
     rules = {
         name: (family, int(count), tuple(part.strip() for part in states.split(",") if part))
@@ -61,9 +63,9 @@ def test_the_core_has_what_the_file_lists():
     families, rules, found = listed()
     assert list(rules) == list(RULES)
     for number, (name, (family, count, states)) in enumerate(rules.items()):
-        assert RULES[name] == (number, states, families[family])
+        assert RULES[name] == (number, states, *families[family])
         assert len(states) == count
-        assert families[family][:2] == ("gradient_scale", "gradient_limit")
+        assert families[family][0][:2] == ("gradient_scale", "gradient_limit")
     assert sorted(found) == sorted(LOSSES)
     for family in families:
         assert (ROOT / "csrc" / "rules" / f"{family}.h").exists()
@@ -92,12 +94,13 @@ def test_rule(rule):
 def test_coefficients(name):
     """What the class computes is, name for name, what the rule reads."""
     row = ROWS[name]
-    names = RULES[row.rule][2]
-    assert names[2:] == row.optimizer.coefficients and len(set(names)) == len(names)
+    _, _, names, derived = RULES[row.rule]
+    given = names[2 : len(names) - derived]
+    assert given == row.optimizer.coefficients and len(set(names)) == len(names)
     opt = row.make(np.ones(2))
     group = opt._groups[0]
     group.advance(0)
-    values = dict(zip(names[2:], opt._coefficients(group.values, 1, True), strict=True))
+    values = dict(zip(given, opt._coefficients(group.values), strict=True))
     for key in values.keys() & group.values.keys():
         assert values[key] == group.values[key], key
     decay = "decay" if row.optimizer is instep.AdamW else "l2"

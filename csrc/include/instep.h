@@ -67,6 +67,9 @@ int instep_rule_count(void);
 const char *instep_rule_name(int rule);
 const char *instep_rule_states(int rule);
 const char *instep_rule_coefficients(int rule);
+
+/* How many of the coefficients, the last ones, are computed by instep_rule_advance. */
+int instep_rule_derived(int rule);
 int instep_loss_count(void);
 const char *instep_loss_name(int loss);
 
@@ -117,6 +120,9 @@ size_t instep_plan_bound(const instep_plan *plan);
  * does; a NaN or infinite element makes it NaN or infinite. The shape of the sum depends on the
  * sizes of the leaves alone. */
 double instep_plan_sum_squares(instep_plan *plan, double scale, int threads);
+
+/* Bring a row of coefficients to a 1-based step; `fresh`: the states are new. */
+void instep_rule_advance(int rule, double *row, int64_t step, int fresh);
 
 /* Update every leaf with a bound gradient. `rows` holds INSTEP_MAX_COEFFICIENTS values per row,
  * in the order of instep_rule_coefficients. Writes parameters and states, nothing else;

@@ -4,6 +4,7 @@ cimport cython
 cimport numpy as cnp
 from cpython.mem cimport PyMem_Calloc, PyMem_Free
 from libc.stdint cimport int64_t, intptr_t
+from libc.string cimport memcpy
 
 cnp.import_array()
 
@@ -61,6 +62,8 @@ cdef extern from "instep.h" nogil:
     const char *instep_rule_name(int rule)
     const char *instep_rule_states(int rule)
     const char *instep_rule_coefficients(int rule)
+    int instep_rule_derived(int rule)
+    void instep_rule_advance(int rule, double *row, int64_t step, int fresh)
     int instep_loss_count()
     const char *instep_loss_name(int loss)
     instep_plan *instep_plan_create(int leaves)
@@ -75,7 +78,6 @@ cdef extern from "instep.h" nogil:
     void instep_plan_step(instep_plan *plan, const double *rows, int threads)
     size_t instep_plan_bound(const instep_plan *plan)
     size_t instep_allocations()
-    void instep_powers(const double *base, int64_t exponent, double *power)
     double instep_loss_elementwise(int loss, const instep_elementwise *call, int threads)
     double instep_sum(const instep_array *array, int threads)
     double instep_loss_cross_entropy(const instep_softmax *call, int threads)
@@ -148,6 +150,27 @@ cdef instep_array describe(cnp.ndarray array, int code) noexcept:
 
 
 @cython.auto_pickle(False)
+cdef class Row:
+    """What leaves with the same coefficients share. The step keeps `steps` and `fresh`."""
+
+    cdef public int64_t steps
+    cdef public bint fresh  # their states have not been written yet
+    cdef public bint active  # they take part in this step
+    cdef int rule_number
+    cdef double[INSTEP_MAX_COEFFICIENTS] coefficients
+
+    def set(self, int rule, double sign, tuple coefficients):
+        """Use `rule` with these coefficients behind gradient_scale and gradient_limit."""
+        cdef int k
+        if len(coefficients) > INSTEP_MAX_COEFFICIENTS - 2:
+            raise IndexError(len(coefficients))
+        self.rule_number = rule
+        self.coefficients[0] = sign
+        for k in range(len(coefficients)):
+            self.coefficients[2 + k] = coefficients[k]
+
+
+@cython.auto_pickle(False)
 cdef class Plan:
     """The leaves of one optimizer. Not safe for concurrent use: the optimizer holds a lock."""
 
@@ -158,6 +181,7 @@ cdef class Plan:
     cdef int leaves, row_capacity, row_count
     cdef list parameters
     cdef list states
+    cdef list row_list
     cdef readonly int reason
     cdef int bound
 
@@ -197,9 +221,9 @@ cdef class Plan:
         instep_plan_set_rule(self.plan, leaf, rule, arrays)
         self.states[leaf] = states
 
-    def set_rows(self, list row_of_leaf, int count):
-        """Row of coefficients of each leaf, and how many rows there are."""
-        cdef int leaf, row
+    def set_rows(self, list row_of_leaf, list rows):
+        """The rows of coefficients, and which of them each leaf has."""
+        cdef int leaf, row, count = len(rows)
         if count > self.row_capacity:
             PyMem_Free(self.rows)
             PyMem_Free(self.counts)
@@ -210,6 +234,7 @@ cdef class Plan:
                 raise MemoryError
             self.row_capacity = count
         self.row_count = count
+        self.row_list = rows
         for leaf in range(self.leaves):
             row = row_of_leaf[leaf]
             self.row_of[leaf] = row
@@ -271,19 +296,27 @@ cdef class Plan:
             total = instep_plan_sum_squares(self.plan, scale, threads)
         return total
 
-    def set_row(self, int row, double scale, double limit, tuple coefficients):
-        """What the leaves of row `row` are updated with; `coefficients` come behind the two."""
-        cdef double *at = self.rows + row * INSTEP_MAX_COEFFICIENTS
+    def step(self, double scale, double limit, int threads):
+        """Update all bound leaves with their gradients scaled and clipped to +-limit."""
+        cdef Row row
+        cdef double *at
         cdef int k
-        if not 0 <= row < self.row_count or len(coefficients) > INSTEP_MAX_COEFFICIENTS - 2:
-            raise IndexError(row)
-        at[0] = scale
-        at[1] = limit
-        for k in range(len(coefficients)):
-            at[2 + k] = coefficients[k]
+        for k in range(self.row_count):
+            row = <Row>self.row_list[k]
+            if row.active:
+                at = self.rows + k * INSTEP_MAX_COEFFICIENTS
+                memcpy(at, row.coefficients, sizeof(row.coefficients))
+                at[0] *= scale
+                at[1] = limit
+                instep_rule_advance(row.rule_number, at, row.steps + 1, row.fresh)
+        self.update(threads)
+        for k in range(self.row_count):
+            row = <Row>self.row_list[k]
+            if row.active:
+                row.steps += 1
+                row.fresh = False
 
-    def step(self, int threads):
-        """Update all bound leaves, each with its row."""
+    cdef void update(self, int threads) noexcept:
         if instep_plan_bound(self.plan) < KEEP_GIL:
             instep_plan_step(self.plan, self.rows, threads)
             return
@@ -370,14 +403,6 @@ def is_integer(cnp.ndarray array):
     return integer_code(array) >= 0
 
 
-def powers(double base, double other, int64_t exponent):
-    """(base ** exponent, other ** exponent)"""
-    cdef double[2] bases = [base, other]
-    cdef double[2] out
-    instep_powers(bases, exponent, out)
-    return out[0], out[1]
-
-
 def allocations():
     return instep_allocations()
 
@@ -409,9 +434,10 @@ cdef tuple names(const char *text):
 
 
 def rules():
-    """The registry: {rule: (number, names of states, names of coefficients)}."""
+    """The registry: {rule: (number, names of states, of coefficients, how many are derived)}."""
     return {instep_rule_name(k).decode(): (k, names(instep_rule_states(k)),
-                                           names(instep_rule_coefficients(k)))
+                                           names(instep_rule_coefficients(k)),
+                                           instep_rule_derived(k))
             for k in range(instep_rule_count())}
 
 

@@ -1,10 +1,9 @@
 """Adam and AdamW."""
 
-import math
 from collections.abc import Mapping
 from typing import Any, ClassVar, Unpack
 
-from instep import _check, _core
+from instep import _check
 from instep.optim.base import Optimizer
 from instep.optim.groups import Check, Values
 from instep.optim.options import StepOptions
@@ -69,9 +68,8 @@ class Adam(Optimizer):
         "one_minus_beta1",
         "beta2",
         "one_minus_beta2",
-        "root_scale",
         "eps",
-        "step_size",
+        "lr",
     )
 
     def __init__(
@@ -91,10 +89,9 @@ class Adam(Optimizer):
     def _rule(values: Values, scheduled: frozenset[str]) -> str:
         return "adam_amsgrad" if values["amsgrad"] else "adam"
 
-    def _coefficients(self, values: Values, step: int, fresh: bool) -> tuple[float, ...]:
+    def _coefficients(self, values: Values) -> tuple[float, ...]:
         lr, weight_decay = values["lr"], values["weight_decay"]
         beta1, beta2 = values["betas"]
-        power1, power2 = _core.powers(beta1, beta2, step)
         return (
             0.0 if self._decoupled else weight_decay,
             lr * weight_decay if self._decoupled else 0.0,
@@ -102,9 +99,8 @@ class Adam(Optimizer):
             1.0 - beta1,
             beta2,
             1.0 - beta2,
-            1.0 / math.sqrt(1.0 - power2),
             values["eps"],
-            lr / (1.0 - power1),
+            lr,
         )
 
 

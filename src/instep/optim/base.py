@@ -12,7 +12,7 @@ import numpy as np
 from instep import _check, config
 from instep._check import Array
 from instep.optim.groups import Check, Group, Values
-from instep.optim.leaves import RULES, Cohort, Leaf, Leaves
+from instep.optim.leaves import RULES, Cohort, Leaf, Leaves, given
 from instep.optim.norm import count_nonfinite, gradient_norm
 from instep.optim.options import Option
 from instep.optim.state_dict import LoadReport, load, save
@@ -73,8 +73,8 @@ class Optimizer:
 
     # Hyperparameters of a group: name -> check. `maximize` is added to all.
     hyperparameters: ClassVar[Mapping[str, Check]] = {}
-    # What `_coefficients` returns, in order: what csrc/kernels.def lists for the rules behind
-    # gradient_scale and gradient_limit, which are computed here.
+    # What `_coefficients` returns, in order: what csrc/kernels.def lists for the rules between
+    # gradient_scale and gradient_limit, which are computed here, and those derived in the core.
     coefficients: ClassVar[tuple[str, ...]] = ()
 
     def __init__(
@@ -112,7 +112,7 @@ class Optimizer:
     def __init_subclass__(cls) -> None:
         """Refuse coefficients that are not, name for name, what the core's rules read."""
         super().__init_subclass__()
-        if cls.coefficients not in {names[2:] for _, _, names in RULES.values()}:
+        if cls.coefficients not in map(given, RULES):
             raise TypeError(f"{cls.__name__}.coefficients are no rule's: {cls.coefficients}")
 
     # ---- what a subclass defines -----------------------------------------------------------
@@ -125,8 +125,8 @@ class Optimizer:
         with all values before each step of a schedule."""
         raise NotImplementedError
 
-    def _coefficients(self, values: Values, step: int, fresh: bool) -> tuple[float, ...]:
-        """The rule's coefficients at a leaf's 1-based step; `fresh`: its states are new."""
+    def _coefficients(self, values: Values) -> tuple[float, ...]:
+        """The coefficients of the rule; csrc/coefficients.c adds what depends on the step."""
         raise NotImplementedError
 
     # ---- options ---------------------------------------------------------------------------
@@ -176,7 +176,7 @@ class Optimizer:
         ]
         members = range(len(self._leaves), len(self._leaves) + len(leaves))
         group = Group({**self.defaults, **options}, structure, members, self._checks, self._rule)
-        self._leaves.extend(leaves, Cohort(group, leaves=list(members)))
+        self._leaves.extend(leaves, Cohort(group, list(members)))
         self._groups.append(group)
 
     # ---- gradients -------------------------------------------------------------------------

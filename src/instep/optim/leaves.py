@@ -10,11 +10,18 @@ from instep import _check, _core
 from instep._check import Array
 from instep.optim.groups import Group, Values
 
-# (hyperparameters, 1-based step of the leaves, are their states new) -> what the rule reads
-Coefficients = Callable[[Values, int, bool], tuple[float, ...]]
+Coefficients = Callable[[Values], tuple[float, ...]]
 
 RULES = _core.rules()
 _ALL_BOUND = _core.ALL_BOUND
+
+
+def given(rule: str) -> tuple[str, ...]:
+    """The names of the coefficients that a rule is given: neither set nor derived in the core."""
+    _, _, names, derived = RULES[rule]
+    return names[2 : len(names) - derived]
+
+
 _LINE = 64  # bytes of a cache line
 
 
@@ -42,16 +49,27 @@ class Leaf:
         return zeros.transpose(np.argsort(order)) if order else zeros
 
 
-@dataclass(slots=True, eq=False)
-class Cohort:
+class Cohort(_core.Row):
     """Leaves of one group with equally many steps and the same states: they share coefficients."""
 
-    group: Group
-    steps: int = 0
-    rule: str = ""  # "" until the core knows the leaves' states
-    fresh: bool = True  # a state of theirs has not been written yet
-    active: bool = True  # has gradients in this step
-    leaves: list[int] = field(default_factory=list)
+    __slots__ = ("group", "leaves", "rule", "values")
+
+    def __init__(
+        self,
+        group: Group,
+        leaves: list[int],
+        steps: int = 0,
+        rule: str = "",
+        fresh: bool = True,
+        active: bool = True,
+    ) -> None:
+        self.group = group
+        self.leaves = leaves
+        self.steps = steps
+        self.rule = rule  # "" until the core knows the leaves' states
+        self.fresh = fresh  # a state of theirs has not been written yet
+        self.active = active  # has gradients in this step
+        self.values: Values | None = None  # those of the coefficients that the core has
 
     def key(self, leaf: Leaf) -> tuple[Any, ...]:
         """Leaves of equal key may be in one cohort."""
@@ -92,7 +110,7 @@ class Leaves:
 
         States that are missing are made at the next step."""
         for cohort in cohorts:
-            cohort.rule = ""
+            cohort.rule, cohort.values = "", None
             names = RULES[cohort.group.rule][1]
             if names and all(name in self.all[cohort.leaves[0]].state for name in names):
                 self._allocate(cohort)
@@ -104,7 +122,7 @@ class Leaves:
         for row, cohort in enumerate(cohorts):
             for leaf in cohort.leaves:
                 rows[leaf] = row
-        self._plan.set_rows(rows, len(cohorts))
+        self._plan.set_rows(rows, cohorts)
         self.cohorts = cohorts
 
     def steps(self) -> dict[int, int]:
@@ -152,7 +170,7 @@ class Leaves:
                     key = cohort.key(self.all[leaf]), gradients[leaf] is not None
                     if key not in parts:
                         parts[key] = Cohort(
-                            cohort.group, cohort.steps, cohort.rule, cohort.fresh, key[1]
+                            cohort.group, [], cohort.steps, cohort.rule, cohort.fresh, key[1]
                         )
                     parts[key].leaves.append(leaf)
             self._set_cohorts(list(parts.values()))
@@ -175,7 +193,7 @@ class Leaves:
             self._plan.finish()
 
     def _allocate(self, cohort: Cohort) -> None:
-        number, names, _ = RULES[cohort.group.rule]
+        number, names = RULES[cohort.group.rule][:2]
         leaves = [self.all[i] for i in cohort.leaves]
         new = [
             {name: leaf.new_state() for name in names if name not in leaf.state} for leaf in leaves
@@ -190,20 +208,17 @@ class Leaves:
         self, scale: float, limit: float, coefficients: Coefficients, threads: int
     ) -> None:
         """The step itself, with gradients scaled, clipped to +-limit, and handed to the rules."""
-        for row, cohort in enumerate(self.cohorts):
-            if cohort.active:
-                group = cohort.group
-                if cohort.rule != group.rule:
-                    self._allocate_active()
-                values = group.values
-                self._plan.set_row(
-                    row,
-                    -scale if values["maximize"] else scale,
-                    limit,
-                    coefficients(values, cohort.steps + 1, cohort.fresh),
-                )
-        self._plan.step(threads)
         for cohort in self.cohorts:
-            if cohort.active:
-                cohort.steps += 1
-                cohort.fresh = False
+            if cohort.values is not cohort.group.values and cohort.active:
+                self._hand_over(cohort, coefficients)
+        self._plan.step(scale, limit, threads)
+
+    def _hand_over(self, cohort: Cohort, coefficients: Coefficients) -> None:
+        """Give the core the rule of a cohort and what of its coefficients no step changes."""
+        group = cohort.group
+        if cohort.rule != group.rule:
+            self._allocate_active()
+        values = group.values
+        sign = -1.0 if values["maximize"] else 1.0
+        cohort.set(RULES[group.rule][0], sign, coefficients(values))
+        cohort.values = values

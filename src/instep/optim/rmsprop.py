@@ -87,7 +87,7 @@ class RMSprop(Optimizer):
         rule = "rmsprop_centered" if values["centered"] else "rmsprop"
         return rule + "_momentum" if with_momentum else rule
 
-    def _coefficients(self, values: Values, step: int, fresh: bool) -> tuple[float, ...]:
+    def _coefficients(self, values: Values) -> tuple[float, ...]:
         alpha = values["alpha"]
         return (
             values["weight_decay"],

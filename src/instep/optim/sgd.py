@@ -102,11 +102,11 @@ class SGD(Optimizer):
             )
         return "sgd_momentum" if with_momentum else "sgd"
 
-    def _coefficients(self, values: Values, step: int, fresh: bool) -> tuple[float, ...]:
+    def _coefficients(self, values: Values) -> tuple[float, ...]:
         return (
             values["weight_decay"],
             values["lr"],
             values["momentum"],
-            1.0 if fresh else 1.0 - values["dampening"],
+            1.0 - values["dampening"],
             values["nesterov"],
         )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from instep.optim.groups import check_options
-from instep.optim.leaves import RULES, Cohort, Leaf
+from instep.optim.leaves import RULES, Cohort, Leaf, given
 
 if TYPE_CHECKING:
     from instep.optim.base import Optimizer
@@ -150,7 +150,7 @@ def _checked_entry(opt: Optimizer, leaf: Leaf, entry: Any) -> tuple[int, dict[st
     where = f"state[{leaf.name!r}]"
     if not isinstance(entry, Mapping) or "step" not in entry:
         raise ValueError(f"{where} must be a dict with 'step' and arrays, got {entry!r:.80}")
-    complete = [set(names) for _, names, used in RULES.values() if used[2:] == opt.coefficients]
+    complete = [set(RULES[rule][1]) for rule in RULES if given(rule) == opt.coefficients]
     known = set().union(*complete)
     states = {}
     for name, value in entry.items():
@@ -181,6 +181,6 @@ def _cohorts(opt: Optimizer, entries: Mapping[int, tuple[int, Any]]) -> list[Coh
         for i in group.leaves:
             steps, states = entries.get(i, (0, {}))
             key = k, steps, tuple(sorted(states))
-            cohort = merged.setdefault(key, Cohort(group, steps, fresh=steps == 0))
+            cohort = merged.setdefault(key, Cohort(group, [], steps, fresh=steps == 0))
             cohort.leaves.append(i)
     return list(merged.values())
