@@ -29,10 +29,8 @@ static void adam_at(struct adam_coefficients *c, int64_t step, int fresh)
 void instep_rule_advance(int rule, double *row, int64_t step, int fresh)
 {
     switch (rule) {
-#define RULE(rule, family, count, states)                                   \
-    case INSTEP_RULE_##rule:                                                \
-        family##_at((struct family##_coefficients *)row, step, fresh); \
-        break;
+#define RULE(rule, family, count, states) \
+    case INSTEP_RULE_##rule: family##_at((struct family##_coefficients *)row, step, fresh); break;
 #include "kernels.def"
     default: break;
     }

@@ -255,13 +255,22 @@ def test_add_param_group_in_mid_training(dtype, rng):
     assert_close_to_twin(opt, [a, b], values, wanted + more, states + more_states)
 
 
+@pytest.mark.parametrize("scheduled", [False, True])
 @pytest.mark.parametrize("dampening", [0.0, 0.4])
-def test_momentum_switched_on_later(dampening, dtype):
+def test_momentum_switched_on_later(dampening, scheduled, dtype):
+    """Without momentum the gradient is not damped and the buffer rests, as in torch."""
+
+    def momentum(t):
+        return 0.8 if 5 <= t < 12 or t >= 15 else 0
+
     start, grads = problem(65, dtype)
     param = start.copy()
     opt = instep.SGD(param, lr=0.03, dampening=dampening, weight_decay=0.1)
+    if scheduled:
+        opt.param_groups[0]["momentum"] = momentum
     for t, grad in enumerate(grads):
-        opt.param_groups[0]["momentum"] = 0.8 if 5 <= t < 12 or t >= 15 else 0
+        if not scheduled:
+            opt.param_groups[0]["momentum"] = momentum(t)
         opt.step(grad)
     wanted, states, _ = reference.run(
         reference.sgd,
@@ -270,7 +279,7 @@ def test_momentum_switched_on_later(dampening, dtype):
         lr=0.03,
         dampening=dampening,
         weight_decay=0.1,
-        momentum=lambda t: 0.8 if 5 <= t < 12 or t >= 15 else 0,
+        momentum=momentum,
     )
     assert_close_to_twin(opt, [param], [start], wanted, states)
 

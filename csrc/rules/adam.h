@@ -4,10 +4,10 @@
  *     v  = beta2 * v + (1 - beta2) * g^2            AMSGrad: w = max(w, v) stands for v below
  *     p -= decay * p + step_size * m / (sqrt(v) * root_scale + eps)
  *
- * with step_size = lr / (1 - beta1^t), root_scale = 1 / sqrt(1 - beta2^t) (coefficients.c), and for AdamW
- * decay = lr * weight_decay (else 0; Adam's own weight decay is l2). Subtracting decay * p instead
- * of multiplying p by 1 - decay keeps the digits of a small decay, which 1 - decay rounds away.
- * Convention: PyTorch's. eps is added after the bias-corrected root, decay comes before the
+ * with step_size = lr / (1 - beta1^t), root_scale = 1 / sqrt(1 - beta2^t) (coefficients.c), and for
+ * AdamW decay = lr * weight_decay (else 0; Adam's own weight decay is l2). Subtracting decay * p
+ * instead of multiplying p by 1 - decay keeps the digits of a small decay, which 1 - decay rounds
+ * away. Convention: PyTorch's. eps is added after the bias-corrected root, decay comes before the
  * step, AMSGrad's maximum is over the uncorrected v. Kingma and Ba, arXiv:1412.6980; Loshchilov
  * and Hutter, arXiv:1711.05101; Reddi et al., arXiv:1904.09237. */
 static inline void FN(adam_body)(size_t n, REAL *restrict p, const REAL *restrict gradient,

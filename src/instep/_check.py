@@ -163,16 +163,20 @@ def parameter(path: str, leaf: object) -> Array:
         raise TypeError(f"{path} is a {describe(array)}, which cannot be trained; {hint}")
     _native(path, array)
     if not array.flags.writeable:
-        raise ValueError(
-            f"{path} is a read-only {describe(array)} and cannot be updated in place; "
-            "pass a writable array (numpy.array(x) copies)"
-        )
+        raise read_only(path, array)
     if array.size > 1 and overlaps_itself(array):
         raise ValueError(
             f"{path} overlaps itself (shape {array.shape}, strides {array.strides}): one byte "
             "would be updated more than once; pass a copy"
         )
     return array
+
+
+def read_only(path: str, array: Array) -> ValueError:
+    return ValueError(
+        f"{path} is a read-only {describe(array)} and cannot be updated in place; pass a writable "
+        "array (numpy.array(x) copies), and None as the gradient of a frozen parameter"
+    )
 
 
 def share_memory(a: Array, b: Array) -> bool:

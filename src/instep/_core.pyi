@@ -11,6 +11,7 @@ NOT_AN_ARRAY: int
 WRONG_DTYPE: int
 WRONG_SHAPE: int
 MAY_OVERLAP: int
+READ_ONLY: int
 
 @disjoint_base
 class Row:

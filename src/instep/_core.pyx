@@ -90,6 +90,7 @@ NOT_AN_ARRAY = 1
 WRONG_DTYPE = 2
 WRONG_SHAPE = 3
 MAY_OVERLAP = 4
+READ_ONLY = 5  # the parameter
 
 cdef enum:
     ALL = -1
@@ -263,6 +264,9 @@ cdef class Plan:
             if gradient is None:
                 instep_plan_set_gradient(self.plan, leaf, NULL, 0)
                 continue
+            if not cnp.PyArray_ISWRITEABLE(<cnp.ndarray>self.parameters[leaf]):
+                self.reason = 5
+                return leaf
             if not cnp.PyArray_CheckExact(gradient):
                 self.reason = 1
                 return leaf

@@ -105,6 +105,7 @@ class Optimizer:
         self._leaves = Leaves()
         self._buffers: list[Array] | None = None
         self._listed = _is_group_list(params)
+        self._lone = isinstance(params, np.ndarray)  # one array, in no container
         for group in params if self._listed else [{"params": params}]:
             self._append_group(group)
         _living.add(self)
@@ -147,7 +148,7 @@ class Optimizer:
         """
         with self._lock:
             self._append_group(group)
-            self._listed = True
+            self._listed, self._lone = True, False
             self._buffers = None
 
     def _append_group(self, options: Any) -> None:
@@ -266,7 +267,8 @@ class Optimizer:
             if type(grad_scale) is not float or grad_scale != 1.0:
                 grad_scale = _check.positive("grad_scale", grad_scale)
             threads = self._threads or config.get_num_threads()
-            gradients = self._leaves.bind(self._flatten(grads))
+            lone = self._lone and type(grads) is np.ndarray
+            gradients = self._leaves.bind([grads] if lone else self._flatten(grads))
 
             scale, norm, bad = 1.0 / grad_scale, None, None
             policy = self._nonfinite

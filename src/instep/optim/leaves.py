@@ -146,6 +146,8 @@ class Leaves:
         gradients = list(gradients)
         while stop >= 0:
             leaf, trusted = self.all[stop], -1
+            if self._plan.reason == _core.READ_ONLY:
+                raise _check.read_only(leaf.path, leaf.parameter)
             if self._plan.reason == _core.WRONG_SHAPE:
                 shape = leaf.parameter.shape
                 raise _check.gradient_shape(leaf.grad_path, gradients[stop], shape)
@@ -204,9 +206,7 @@ class Leaves:
             cohort.fresh = cohort.fresh or bool(states)
         cohort.rule = cohort.group.rule
 
-    def update(
-        self, scale: float, limit: float, coefficients: Coefficients, threads: int
-    ) -> None:
+    def update(self, scale: float, limit: float, coefficients: Coefficients, threads: int) -> None:
         """The step itself, with gradients scaled, clipped to +-limit, and handed to the rules."""
         for cohort in self.cohorts:
             if cohort.values is not cohort.group.values and cohort.active:

@@ -110,7 +110,7 @@ def _checked_groups(opt: Optimizer, saved: Any) -> list[dict[str, Any]]:
         found = len(saved) if isinstance(saved, list | tuple) else type(saved).__name__
         raise ValueError(f"the state_dict has {found} groups, the optimizer {len(opt._groups)}")
     checked = []
-    for group, options in zip(opt._groups, saved, strict=True):
+    for options in saved:
         wanted = set(opt._checks)
         if not isinstance(options, Mapping) or set(options) - {"params"} != wanted:
             raise ValueError(f"a group of the state_dict needs {sorted(wanted)}, got {options!r}")

@@ -1,0 +1,107 @@
+"""What a user may do to param_groups, and what is refused: before anything is written."""
+
+import copy
+import pickle
+
+import numpy as np
+import pytest
+
+import instep
+
+
+def make():
+    param = np.ones(3, np.float32)
+    return param, instep.SGD({"w": param}, lr=0.5)
+
+
+def lr_of(opt, param):
+    """The learning rate that a step really takes."""
+    before = param.copy()
+    report = opt.step({"w": np.ones(3, np.float32)})
+    assert report.lr == pytest.approx(before[0] - param[0], abs=1e-7)
+    return report.lr
+
+
+CHANGES = {
+    "set": lambda group: group.__setitem__("lr", 0.25),
+    "update": lambda group: group.update(lr=0.25),
+    "or": lambda group: group.__ior__({"lr": 0.25}),
+    "pop and set": lambda group: (group.pop("lr"), group.setdefault("lr", 0.25)),
+    "delete and set": lambda group: (group.__delitem__("lr"), group.update({"lr": 0.25})),
+    "clear and restore": lambda group: (
+        kept := dict(group),
+        group.clear(),
+        group.update(kept, lr=0.25),
+    ),
+    "schedule": lambda group: group.__setitem__("lr", lambda t: 0.5**t / 2),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_every_way_to_change_a_value_is_noticed(change):
+    param, opt = make()
+    assert lr_of(opt, param) == 0.5
+    CHANGES[change](opt.param_groups[0])
+    assert lr_of(opt, param) == 0.25
+
+
+BAD = {
+    "bool": (lambda group: group.update(lr=True), TypeError, "lr"),
+    "deleted": (lambda group: group.pop("lr"), TypeError, "lost.*'lr'"),
+    "emptied": (lambda group: group.clear(), ValueError, "'params'"),
+    "popitem": (lambda group: group.popitem(), ValueError, "'params'"),
+    "misspelt": (lambda group: group.update(learning_rate=0.1), TypeError, "'learning_rate'.*lr"),
+    "other params": (
+        lambda group: group.update(params={"w": np.ones(3, np.float32)}),
+        ValueError,
+        "can't be replaced.*add_param_group",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_bad_change_is_refused_until_it_is_mended(case):
+    change, error, message = BAD[case]
+    param, opt = make()
+    lr_of(opt, param)
+    group = opt.param_groups[0]
+    good, before = dict(group), param.copy()
+    change(group)
+    for _ in range(2):
+        with pytest.raises(error, match=message):
+            opt.step({"w": np.ones(3, np.float32)})
+        assert (param == before).all() and opt.steps == 1
+    group.clear()
+    group.update(good)
+    assert lr_of(opt, param) == 0.5
+
+
+@pytest.mark.parametrize(
+    "duplicate", [copy.copy, copy.deepcopy, lambda g: pickle.loads(pickle.dumps(g))]
+)
+def test_a_copy_of_a_group_is_a_plain_dict(duplicate):
+    param, opt = make()
+    found = duplicate(opt.param_groups[0])
+    assert type(found) is dict and found["lr"] == 0.5
+    found["lr"] = 0.1
+    assert lr_of(opt, param) == 0.5
+
+
+def test_a_list_of_betas_can_not_change_unnoticed():
+    betas = [0.5, 0.9]
+    opt = instep.Adam(np.ones(2), betas=betas)
+    betas[0] = 7.0
+    assert opt.param_groups[0]["betas"] == (0.5, 0.9)
+    assert opt.step(np.ones(2)).applied
+
+
+def test_a_parameter_made_read_only_is_not_written():
+    """Unless it has no gradient."""
+    params = {"frozen": np.ones(2), "w": np.ones(2)}
+    opt = instep.SGD(params, lr=0.5)
+    params["frozen"].flags.writeable = False
+    with pytest.raises(ValueError, match=r"params\['frozen'\] is a read-only .*None"):
+        opt.step({"frozen": np.ones(2), "w": np.ones(2)})
+    assert (params["w"] == 1).all() and opt.steps == 0
+    opt.step({"frozen": None, "w": np.ones(2)})
+    assert (params["frozen"] == 1).all() and (params["w"] == 0.5).all()
