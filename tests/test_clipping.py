@@ -274,6 +274,26 @@ def test_gradients_that_overflow_in_the_parameter():
         assert opt.step(grad).applied and param[2] == -5e199
 
 
+@pytest.mark.parametrize("clip", [None, 1e42], ids=["plain", "clip"])
+@pytest.mark.parametrize(
+    ("largest", "grad_scale", "overflows"),
+    [(1e45, 1e4, True), (1e45, 1e8, False), (1e35, 1e-4, True), (1e33, 1e-4, False)],
+)
+def test_what_overflows_after_unscaling_is_refused(largest, grad_scale, overflows, clip):
+    """The scale counts once, whichever way it goes, and a clip that does not act changes nothing."""
+    for policy in ("skip", "raise"):
+        opt = instep.SGD(param := np.ones(2, np.float32), lr=1.0, nonfinite=policy, clip_norm=clip)
+        grad = np.array([largest, 1.0])
+        if overflows and policy == "raise":
+            with pytest.raises(FloatingPointError, match="grads has 1 "):
+                opt.step(grad, grad_scale=grad_scale)
+        else:
+            report = opt.step(grad, grad_scale=grad_scale)
+            assert report.applied is not overflows and report.nonfinite == overflows
+            np.testing.assert_allclose(report.grad_norm, largest / grad_scale, rtol=1e-12)
+        assert (param == 1).all() == overflows and np.isfinite(param).all()
+
+
 @pytest.mark.skipif(np.finfo(np.longdouble).maxexp < 2000, reason="long double is float64 here")
 @pytest.mark.parametrize("clip", [None, 1.0], ids=["plain", "clip"])
 def test_long_double_gradients_beyond_float64(clip):

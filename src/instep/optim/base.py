@@ -270,15 +270,16 @@ class Optimizer:
             lone = self._lone and type(grads) is np.ndarray
             gradients = self._leaves.bind([grads] if lone else self._flatten(grads))
 
-            scale, norm, bad = 1.0 / grad_scale, None, None
+            scale = unscale = 1.0 / grad_scale
+            norm = bad = None
             policy = self._nonfinite
             if clip_norm is not None or policy != "propagate":
-                norm, bad = gradient_norm(self._leaves, gradients, threads)
-                norm *= scale
+                raw_norm, bad = gradient_norm(self._leaves, gradients, threads)
+                norm = raw_norm * unscale
                 if clip_norm is not None and not norm <= clip_norm:
-                    scale *= clip_norm / norm  # NaN stays NaN: it is to be seen
+                    scale = unscale * (clip_norm / norm)  # NaN stays NaN: it is to be seen
                 if policy != "propagate":
-                    bad = self._refused(gradients, scale, norm, bad)
+                    bad = self._refused(gradients, scale, raw_norm, bad)
                     if bad:
                         return StepReport(step, lr, False, norm, bad)
 
@@ -289,11 +290,12 @@ class Optimizer:
         finally:
             self._lock.release()
 
-    def _refused(self, gradients: list[Any], scale: float, norm: float, bad: int) -> int:
-        """How many elements forbid the step, also those that overflow in a float32 parameter."""
+    def _refused(self, gradients: list[Any], scale: float, raw_norm: float, bad: int) -> int:
+        """How many elements forbid the step, also those that `scale` (all that a gradient is
+        multiplied by) or the lack of it makes overflow in a float32 parameter."""
         if bad:
             counts = count_nonfinite(gradients)
-        elif norm * scale <= _LARGEST_FLOAT32:
+        elif raw_norm * scale <= _LARGEST_FLOAT32:
             return 0
         else:
             parameters = [leaf.parameter for leaf in self._leaves.all]
