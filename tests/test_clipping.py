@@ -280,7 +280,7 @@ def test_gradients_that_overflow_in_the_parameter():
     [(1e45, 1e4, True), (1e45, 1e8, False), (1e35, 1e-4, True), (1e33, 1e-4, False)],
 )
 def test_what_overflows_after_unscaling_is_refused(largest, grad_scale, overflows, clip):
-    """The scale counts once, whichever way it goes, and a clip that does not act changes nothing."""
+    """The scale counts once, up or down, and a clip that does not act changes nothing."""
     for policy in ("skip", "raise"):
         opt = instep.SGD(param := np.ones(2, np.float32), lr=1.0, nonfinite=policy, clip_norm=clip)
         grad = np.array([largest, 1.0])
@@ -292,6 +292,21 @@ def test_what_overflows_after_unscaling_is_refused(largest, grad_scale, overflow
             assert report.applied is not overflows and report.nonfinite == overflows
             np.testing.assert_allclose(report.grad_norm, largest / grad_scale, rtol=1e-12)
         assert (param == 1).all() == overflows and np.isfinite(param).all()
+
+
+@pytest.mark.parametrize("policy", ["propagate", "skip", "raise"])
+def test_what_clip_value_brings_into_range_is_no_overflow(policy, isa):
+    """The kernel holds an element to the limit even where it overflowed before; NaN is refused."""
+    grad = np.array([1e300, -1e45, 0.25, 3.0])
+    for dtype, options in ((np.float32, {}), (np.float64, {"grad_scale": 1e-200})):
+        opt = instep.SGD(param := np.zeros(4, dtype), lr=1.0, clip_value=2.0, nonfinite=policy)
+        assert opt.step(grad, **options).applied
+        assert param.tolist() == ([-2, 2, -0.25, -2] if not options else [-2, 2, -2, -2])
+    opt = instep.SGD(param := np.zeros(4, np.float32), clip_value=1e100, nonfinite="skip")
+    assert opt.step(grad).nonfinite == 2 and (param == 0).all()  # a limit beyond float32 is none
+    opt = instep.SGD(param, clip_value=2.0, nonfinite="skip")
+    for bad in (np.nan, np.inf):
+        assert opt.step(np.array([bad, 1e300, 1, 1])).nonfinite == 1 and (param == 0).all()
 
 
 @pytest.mark.skipif(np.finfo(np.longdouble).maxexp < 2000, reason="long double is float64 here")

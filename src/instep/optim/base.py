@@ -279,7 +279,8 @@ class Optimizer:
                 if clip_norm is not None and not norm <= clip_norm:
                     scale = unscale * (clip_norm / norm)  # NaN stays NaN: it is to be seen
                 if policy != "propagate":
-                    bad = self._refused(gradients, scale, raw_norm, bad)
+                    largest = raw_norm * scale if limit is None else min(raw_norm * scale, limit)
+                    bad = self._refused(gradients, scale, largest, bad)
                     if bad:
                         return StepReport(step, lr, False, norm, bad)
 
@@ -290,12 +291,14 @@ class Optimizer:
         finally:
             self._lock.release()
 
-    def _refused(self, gradients: list[Any], scale: float, raw_norm: float, bad: int) -> int:
-        """How many elements forbid the step, also those that `scale` (all that a gradient is
-        multiplied by) or the lack of it makes overflow in a float32 parameter."""
+    def _refused(self, gradients: list[Any], scale: float, largest: float, bad: int) -> int:
+        """How many elements forbid the step, also those that overflow in a float32 parameter.
+
+        `scale` is all that the gradients are multiplied by, `largest` bounds what becomes of them.
+        """
         if bad:
             counts = count_nonfinite(gradients)
-        elif raw_norm * scale <= _LARGEST_FLOAT32:
+        elif largest <= _LARGEST_FLOAT32:
             return 0
         else:
             parameters = [leaf.parameter for leaf in self._leaves.all]
