@@ -87,6 +87,38 @@ def test_a_copy_of_a_group_is_a_plain_dict(duplicate):
     assert lr_of(opt, param) == 0.5
 
 
+@pytest.mark.parametrize("case", ["misspelt", "other params"])
+def test_a_bad_change_stops_a_load_before_anything_is_replaced(case):
+    """Here of the last group, seen when the first one is still as it was."""
+    change, error, message = BAD[case]
+
+    def make(lr):
+        return instep.SGD([{"params": np.ones(3)}, {"params": np.ones(2)}], lr=lr, clip_norm=lr)
+
+    source, opt = make(0.25), make(0.5)
+    source.step([np.ones(3), np.ones(2)])
+    first, last = opt.param_groups
+    good = dict(last)
+    change(last)
+    with pytest.raises(error, match=message):
+        opt.load_state_dict(source.state_dict())
+    assert (first["lr"], last["lr"], opt.clip_norm, opt.steps) == (0.5, 0.5, 0.5, 0)
+    last.clear()
+    last.update(good)
+    opt.load_state_dict(source.state_dict())
+    assert opt.param_groups[0] is first and opt.param_groups[1] is last
+    assert (first["lr"], last["lr"], opt.clip_norm, opt.steps) == (0.25, 0.25, 0.25, 1)
+
+
+def test_loading_mends_a_hyperparameter_that_was_lost():
+    param, opt = make()
+    saved = opt.state_dict()
+    opt.param_groups[0].pop("lr")
+    opt.param_groups[0]["momentum"] = -3
+    opt.load_state_dict(saved)
+    assert lr_of(opt, param) == 0.5
+
+
 def test_a_list_of_betas_can_not_change_unnoticed():
     betas = [0.5, 0.9]
     opt = instep.Adam(np.ones(2), betas=betas)

@@ -11,6 +11,7 @@ Check = Callable[[str, object], Any]
 Values = Mapping[str, Any]
 RuleOf = Callable[[Values, frozenset[str]], str]
 Scheduled = list[tuple[str, int | None, Any]]  # name, which of a pair, schedule
+Checked = tuple[dict[str, Any], Scheduled, str]  # constant values, schedules, update rule
 
 
 class Options(dict[str, Any]):
@@ -68,14 +69,28 @@ class Group:
         """Check the options anew; leave everything as it was if one is wrong."""
         self.options.changed = False
         try:
-            if self.options.get("params") is not self._params:
-                raise ValueError(
-                    "a group's 'params' can't be replaced; use add_param_group, or a new optimizer"
-                )
-            checked = check_options(self.options, self._checks, self._rule_of)
+            checked = self.check(self.options)
         except Exception:
             self.options.changed = True
             raise
+        self._adopt(checked)
+
+    def check(self, options: Mapping[str, Any]) -> Checked:
+        """What would follow from these options."""
+        if options.get("params") is not self._params:
+            raise ValueError(
+                "a group's 'params' can't be replaced; use add_param_group, or a new optimizer"
+            )
+        return check_options(options, self._checks, self._rule_of)
+
+    def replace(self, options: Mapping[str, Any], checked: Checked) -> None:
+        """Use these options and what `check` found; nothing can fail here."""
+        dict.clear(self.options)
+        dict.update(self.options, options)
+        self.options.changed = False
+        self._adopt(checked)
+
+    def _adopt(self, checked: Checked) -> None:
         self.values, self.scheduled, self.rule = checked
         if "betas" in self.options:  # a list could be changed unnoticed
             dict.__setitem__(self.options, "betas", tuple(self.options["betas"]))
@@ -99,7 +114,7 @@ class Group:
 
 def check_options(
     options: Mapping[str, Any], checks: Mapping[str, Check], rule_of: RuleOf
-) -> tuple[dict[str, Any], Scheduled, str]:
+) -> Checked:
     """The constant values, the schedules and the update rule of a group's options."""
     constant: dict[str, Any] = {}
     scheduled: Scheduled = []

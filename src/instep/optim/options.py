@@ -28,5 +28,8 @@ class Option:
         return self if instance is None else getattr(instance, "_" + self._name)
 
     def __set__(self, instance: Any, value: Any) -> None:
-        keep = self._optional and value is None
-        setattr(instance, "_" + self._name, value if keep else self._check(self._name, value))
+        setattr(instance, "_" + self._name, self.checked(value))
+
+    def checked(self, value: Any) -> Any:
+        """What `value` would be set to."""
+        return value if self._optional and value is None else self._check(self._name, value)

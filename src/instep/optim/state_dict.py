@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from instep.optim.groups import check_options
+from instep.optim.groups import Checked
 from instep.optim.leaves import RULES, Cohort, Leaf, given
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def save(opt: Optimizer) -> dict[str, Any]:
 def load(opt: Optimizer, state: Mapping[str, Any], strict: bool) -> LoadReport:
     """Check everything, then replace: a failed load changes nothing."""
     with opt._lock:
-        _check_header(opt, state)
+        steps = _check_header(opt, state)
         groups = _checked_groups(opt, state["param_groups"])
         options = _checked_options(opt, state["options"])
         report = _names(opt, state)
@@ -66,19 +66,19 @@ def load(opt: Optimizer, state: Mapping[str, Any], strict: bool) -> LoadReport:
         }
         cohorts = _cohorts(opt, entries)
 
-        for group, checked in zip(opt._groups, groups, strict=True):
-            group.options.update(checked)
-            group.refresh()
+        for group, (values, checked) in zip(opt._groups, groups, strict=True):
+            group.replace(values, checked)
         for name, value in options.items():
             setattr(opt, name, value)
         for i, leaf in enumerate(opt._leaves.all):
             leaf.state = entries[i][1] if i in entries else {}
         opt._leaves.replace_cohorts(cohorts)
-        opt.steps = int(state["steps"])
+        opt.steps = steps
         return report
 
 
-def _check_header(opt: Optimizer, state: Mapping[str, Any]) -> None:
+def _check_header(opt: Optimizer, state: Mapping[str, Any]) -> int:
+    """The number of steps."""
     if not isinstance(state, Mapping):
         raise TypeError(f"a state_dict is a dict, got {type(state).__name__}")
     absent = [key for key in _KEYS if key not in state]
@@ -94,7 +94,7 @@ def _check_header(opt: Optimizer, state: Mapping[str, Any]) -> None:
         )
     if not isinstance(state["state"], Mapping):
         raise TypeError(f"'state' must be a dict, got {type(state['state']).__name__}")
-    _count("steps", state["steps"])
+    return _count("steps", state["steps"])
 
 
 def _count(name: str, value: object) -> int:
@@ -105,33 +105,25 @@ def _count(name: str, value: object) -> int:
     return int(value)
 
 
-def _checked_groups(opt: Optimizer, saved: Any) -> list[dict[str, Any]]:
+def _checked_groups(opt: Optimizer, saved: Any) -> list[tuple[dict[str, Any], Checked]]:
+    """Each group's options as they will be, and what follows from them."""
     if not isinstance(saved, list | tuple) or len(saved) != len(opt._groups):
         found = len(saved) if isinstance(saved, list | tuple) else type(saved).__name__
         raise ValueError(f"the state_dict has {found} groups, the optimizer {len(opt._groups)}")
-    checked = []
-    for options in saved:
+    groups = []
+    for group, options in zip(opt._groups, saved, strict=True):
         wanted = set(opt._checks)
         if not isinstance(options, Mapping) or set(options) - {"params"} != wanted:
             raise ValueError(f"a group of the state_dict needs {sorted(wanted)}, got {options!r}")
-        values = {name: options[name] for name in opt._checks}
-        check_options(values, opt._checks, opt._rule)
-        checked.append(values)
-    return checked
+        merged = {**group.options, **{name: options[name] for name in opt._checks}}
+        groups.append((merged, group.check(merged)))
+    return groups
 
 
 def _checked_options(opt: Optimizer, saved: Any) -> dict[str, Any]:
-    """Try the options on; put the present ones back whatever comes."""
     if not isinstance(saved, Mapping) or set(saved) != set(_OPTIONS):
         raise ValueError(f"'options' of the state_dict needs {list(_OPTIONS)}, got {saved!r}")
-    present = {name: getattr(opt, name) for name in _OPTIONS}
-    try:
-        for name in _OPTIONS:
-            setattr(opt, name, saved[name])
-    finally:
-        for name in _OPTIONS:
-            setattr(opt, name, present[name])
-    return {name: saved[name] for name in _OPTIONS}
+    return {name: getattr(type(opt), name).checked(saved[name]) for name in _OPTIONS}
 
 
 def _names(opt: Optimizer, state: Mapping[str, Any]) -> LoadReport:
