@@ -22,7 +22,7 @@ def test_number_of_threads(num_threads):
 @pytest.mark.parametrize(
     ("value", "kind"),
     [(0, ValueError), (-2, ValueError), (1.0, TypeError), ("2", TypeError), (True, TypeError),
-     (None, TypeError), ([2], TypeError)],
+     (None, TypeError), ([2], TypeError), (2**31, ValueError), (10**30, ValueError)],
 )  # fmt: skip
 def test_bad_number_of_threads(value, kind, num_threads):
     num_threads(3)

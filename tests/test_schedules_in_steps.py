@@ -372,6 +372,7 @@ def test_nesterov_needs_momentum_and_no_dampening(options):
         ({"nonfinite": True}, TypeError, "nonfinite.*True"),
         ({"threads": 0}, ValueError, "threads.*0"),
         ({"threads": -1}, ValueError, "threads.*-1"),
+        ({"threads": 2**31}, ValueError, r"threads.*below 2\*\*31.*2147483648"),
         ({"threads": 2.0}, TypeError, "threads.*2.0"),
         ({"threads": True}, TypeError, "threads.*True"),
         ({"threads": "2"}, TypeError, "threads.*'2'"),

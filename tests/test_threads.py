@@ -327,11 +327,19 @@ def test_environment(text, threads):
     assert run_python(code, INSTEP_NUM_THREADS=text).stdout.strip() == str(threads)
 
 
-@pytest.mark.parametrize("text", ["0", "-1", "two", "1.5", " ", "²"])
+@pytest.mark.parametrize("text", ["0", "-1", "two", "1.5", " ", "²", str(2**31), "9" * 5000])
 def test_bad_environment(text):
     done = run_python("import instep", INSTEP_NUM_THREADS=text)
     assert done.returncode == 1
-    assert "ImportError" in done.stderr and f"INSTEP_NUM_THREADS={text!r}" in done.stderr
+    assert "ImportError: " in done.stderr and f"INSTEP_NUM_THREADS={text!r}" in done.stderr
+
+
+@pytest.mark.parametrize("threads", [1000, 2**31 - 1])
+def test_more_threads_than_there_can_be(threads, num_threads):
+    """The pool starts as many as it can use."""
+    num_threads(threads)
+    assert instep.SGD(np.ones(100_000)).step(np.ones(100_000)).applied
+    assert instep.SGD(np.ones(100_000), threads=threads).step(np.ones(100_000)).applied
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no affinity here")

@@ -82,11 +82,16 @@ def number_or_schedule(check: Callable[[str, object], float]) -> Callable[[str, 
     return lambda name, value: value if callable(value) else check(name, value)
 
 
+MOST_THREADS = 2**31 - 1  # a C int; the pool starts far fewer
+
+
 def thread_count(name: str, value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
         raise TypeError(f"{name} must be an int, got {value!r}")
     if value < 1:
         raise ValueError(f"{name} must be at least 1, got {value!r}")
+    if value > MOST_THREADS:
+        raise ValueError(f"{name} must be below 2**31, got {value!r}")
     return int(value)
 
 

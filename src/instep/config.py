@@ -40,9 +40,10 @@ def _initial_threads() -> int:
     text = os.environ.get("INSTEP_NUM_THREADS")
     if not text:
         return _usable_cpus()
-    if not text.isdecimal() or int(text) < 1:
-        raise ImportError(f"INSTEP_NUM_THREADS={text!r}: expected a whole number of at least 1")
-    return int(text)
+    threads = int(text) if text.isdecimal() and len(text) < 20 else 0
+    if not 1 <= threads <= _check.MOST_THREADS:
+        raise ImportError(f"INSTEP_NUM_THREADS={text!r}: expected an int in [1, 2**31)")
+    return threads
 
 
 def _select_isa() -> None:
