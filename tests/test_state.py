@@ -287,6 +287,7 @@ MISFITS = {
     "negative_steps": (change("steps", to=-1), ValueError, "steps.*-1"),
     "float_steps": (change("steps", to=2.0), TypeError, "steps.*2.0"),
     "bool_steps": (change("steps", to=True), TypeError, "steps.*True"),
+    "many_steps": (change("steps", to=2**63), ValueError, r"^steps .*2\*\*62.*9223372036854775808"),
     "state_list": (change("state", to=[]), TypeError, "'state'.*list"),
     "no_groups": (change("param_groups", to=[]), ValueError, "0 groups.*1"),
     "groups_dict": (change("param_groups", to={}), ValueError, "dict groups"),
@@ -310,6 +311,7 @@ MISFITS = {
     "no_step": (change(*STATE, "step", drop=True), ValueError, "'step'"),
     "bad_step": (change(*STATE, "step", to=-4), ValueError, r"'step'\].*-4"),
     "float_step": (change(*STATE, "step", to=3.5), TypeError, r"'step'\].*3.5"),
+    "many_step": (change(*STATE, "step", to=2**63), ValueError, r"'step'\].*2\*\*62"),
     "entry": (change(*STATE, to=[1, 2]), ValueError, r"layers\.1\.W.*\[1, 2\]"),
     "missing": (
         lambda state: [
@@ -346,6 +348,16 @@ def test_a_misfit_changes_nothing(case):
         assert opt.step(grads) == other.step(grads)
     assert everything(opt, *leaves(params)) == everything(other, *leaves(clean))
     assert (opt.clip_norm, opt.clip_value, opt.nonfinite) == (1.0, None, "skip")
+
+
+def test_the_largest_number_of_steps():
+    opt = instep.Adam(param := np.ones(2), lr=0.5)
+    opt.step(np.ones(2))
+    state = opt.state_dict()
+    state["steps"] = state["state"]["param"]["step"] = 2**62
+    opt.load_state_dict(state)
+    assert opt.step(np.ones(2)).step == 2**62 + 1 == opt.state["param"]["step"]
+    assert np.isfinite(param).all()
 
 
 @pytest.mark.parametrize("state", [None, "state.npz", [], 3], ids=repr)

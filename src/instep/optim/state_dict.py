@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from instep.optim.base import Optimizer
 
 VERSION = 1
+_MOST_STEPS = 2**62  # far below where the core's int64 ends
 _OPTIONS = ("clip_norm", "clip_value", "nonfinite")
 _KEYS = ("version", "optimizer", "steps", "state", "param_groups", "options")
 
@@ -102,6 +103,8 @@ def _count(name: str, value: object) -> int:
         raise TypeError(f"{name} must be an int, got {value!r}")
     if value < 0:
         raise ValueError(f"{name} must be at least 0, got {value!r}")
+    if value > _MOST_STEPS:
+        raise ValueError(f"{name} must be at most 2**62, got {value!r}")
     return int(value)
 
 
