@@ -46,6 +46,7 @@ def test_every_way_to_change_a_value_is_noticed(change):
 
 
 BAD = {
+    "negative": (lambda group: group.update(lr=-1), ValueError, "lr.*-1"),
     "bool": (lambda group: group.update(lr=True), TypeError, "lr"),
     "deleted": (lambda group: group.pop("lr"), TypeError, "lost.*'lr'"),
     "emptied": (lambda group: group.clear(), ValueError, "'params'"),
@@ -70,6 +71,8 @@ def test_a_bad_change_is_refused_until_it_is_mended(case):
     for _ in range(2):
         with pytest.raises(error, match=message):
             opt.step({"w": np.ones(3, np.float32)})
+        with pytest.raises(error, match=message):
+            opt.state_dict()
         assert (param == before).all() and opt.steps == 1
     group.clear()
     group.update(good)
@@ -85,6 +88,14 @@ def test_a_copy_of_a_group_is_a_plain_dict(duplicate):
     assert type(found) is dict and found["lr"] == 0.5
     found["lr"] = 0.1
     assert lr_of(opt, param) == 0.5
+
+
+def test_saving_between_a_change_and_a_step():
+    param, opt = make()
+    for rate in (0.25, lambda t: 0.125 if t == 1 else 1.0, 0.0625):
+        opt.param_groups[0]["lr"] = rate
+        assert opt.state_dict()["param_groups"][0]["lr"] is rate
+        assert lr_of(opt, param) == (rate(1) if callable(rate) else rate)
 
 
 @pytest.mark.parametrize("case", ["misspelt", "other params"])

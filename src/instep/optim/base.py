@@ -334,6 +334,11 @@ class Optimizer:
         """A snapshot of states, step counts, hyperparameters and schedules, by parameter name.
 
         Arrays are copies: later steps do not change it. Picklable if the schedules are.
+
+        Raises
+        ------
+        TypeError, ValueError
+            A bad change of `param_groups`, which the next step would refuse too.
         """
         return save(self)
 

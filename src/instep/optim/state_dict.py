@@ -28,6 +28,9 @@ class LoadReport(NamedTuple):
 
 def save(opt: Optimizer) -> dict[str, Any]:
     with opt._lock:
+        for group in opt._groups:
+            if group.options.changed:
+                group.refresh()  # what is saved can be loaded
         return {
             "version": VERSION,
             "optimizer": type(opt).__name__,
