@@ -309,6 +309,43 @@ print("fine")
 
 
 @needs_fork
+def test_fork_within_a_step():
+    """By a schedule: parent and child both finish the step and take more."""
+    check("""
+param, opt, step = trainer()
+clean, _, step_clean = trainer()
+statuses = []
+
+def rate(t):
+    if t == 1:
+        pid = os.fork()
+        if pid == 0:
+            child.append(True)
+        else:
+            statuses.append(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+    return 0.1
+
+child, fine = [], False
+opt.param_groups[0]["lr"] = rate
+for _ in range(4):
+    step_clean()
+try:
+    for _ in range(4):
+        step()
+    # Another thread can take the lock: nothing was left locked.
+    thread = threading.Thread(target=opt.state_dict, daemon=True)
+    thread.start()
+    thread.join(10)
+    fine = not thread.is_alive() and param.tobytes() == clean.tobytes()
+finally:
+    if child:
+        os._exit(0 if fine else 3)
+assert fine and statuses == [0], statuses
+print("fine")
+""")
+
+
+@needs_fork
 def test_losses_in_a_child():
     check("""
 x, y = np.random.default_rng(1).normal(size=(2, 300_000))

@@ -252,7 +252,8 @@ class Optimizer:
         FloatingPointError
             A gradient is NaN or infinite and ``nonfinite="raise"``. Nothing has been written.
         """
-        self._lock.acquire()  # half the cost of `with`
+        lock = self._lock  # a schedule may fork, and the child's optimizer gets another one
+        lock.acquire()  # half the cost of `with`
         try:
             step = self.steps
             for group in self._groups:
@@ -289,7 +290,7 @@ class Optimizer:
             self.steps = step + 1
             return _report(StepReport, (step + 1, lr, True, norm, bad))
         finally:
-            self._lock.release()
+            lock.release()
 
     def _refused(self, gradients: list[Any], scale: float, largest: float, bad: int) -> int:
         """How many elements forbid the step, also those that overflow in a float32 parameter.
