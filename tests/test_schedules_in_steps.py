@@ -160,6 +160,58 @@ def test_schedules_that_return_numpy_numbers():
     assert report.lr == 0.5 and type(report.lr) is float
 
 
+def reenter(opt, how):
+    """A call that may not come from within a step."""
+    calls = {
+        "step": lambda: opt.step([np.ones(2), np.ones(3)]),
+        "add_param_group": lambda: opt.add_param_group({"params": np.ones(4)}),
+        "load_state_dict": lambda: opt.load_state_dict(opt.state_dict()),
+    }
+    with pytest.raises(RuntimeError, match=rf"^{how}\(\) was called within a step"):
+        calls[how]()
+
+
+@pytest.mark.parametrize("how", ["step", "add_param_group", "load_state_dict"])
+@pytest.mark.parametrize("by", ["schedule", "clip", "gradient"])
+def test_a_step_within_a_step_is_refused(by, how):
+    """The counts of the steps would disagree; the refused call leaves no trace."""
+
+    class Gradient:
+        def __array__(self, dtype=None, copy=None):
+            reenter(opt, how)
+            return np.ones(3)
+
+    def constant(value):
+        return lambda t: (reenter(opt, how), value)[1]
+
+    params, clean = [np.ones(2), np.ones(3)], [np.ones(2), np.ones(3)]
+    opt, other = (instep.SGD(p, lr=0.5, momentum=0.5, clip_norm=0.9) for p in (params, clean))
+    if by == "schedule":
+        opt.param_groups[0]["lr"] = constant(0.5)
+    elif by == "clip":
+        opt.clip_norm = constant(0.9)
+    for t in range(3):
+        opt.step([np.ones(2), Gradient() if by == "gradient" else np.ones(3)])
+        other.step([np.ones(2), np.ones(3)])
+        assert opt.steps == opt.state["1"]["step"] == t + 1
+    assert everything(opt, *params) == everything(other, *clean)
+
+
+def test_a_schedule_may_look_at_its_optimizer():
+    opt = instep.SGD(np.ones(2), lr=lambda t: 0.5 if opt.steps == t and opt.state_dict() else 0.0)
+    assert [opt.step(np.ones(2)).lr for _ in range(3)] == [0.5] * 3
+
+
+def test_a_refused_reentry_that_is_not_caught_leaves_the_optimizer_usable():
+    opt = instep.SGD(param := np.ones(2), lr=lambda t: opt.step(np.ones(2)).lr)
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match=r"^step\(\) was called within a step"):
+            opt.step(np.ones(2))
+        assert opt.steps == 0 and (param == 1).all()
+    opt.param_groups[0]["lr"] = 0.5
+    assert opt.step(np.ones(2)).applied and (param == 0.5).all()
+
+
 # ---- refused values --------------------------------------------------------------------------
 
 NOT_NUMBERS = [

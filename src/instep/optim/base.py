@@ -27,7 +27,7 @@ _living: "weakref.WeakSet[Optimizer]" = weakref.WeakSet()
 def _unlock_in_child() -> None:
     """A thread that held a lock when the process forked does not exist in the child."""
     for optimizer in _living:
-        optimizer._lock = threading.RLock()
+        optimizer._lock, optimizer._stepping = threading.RLock(), False
 
 
 if hasattr(os, "register_at_fork"):
@@ -89,6 +89,7 @@ class Optimizer:
         threads: int | None = None,
     ) -> None:
         self._lock = threading.RLock()
+        self._stepping = False
         self._clip_norm: Any
         self._clip_value: Any
         self._nonfinite: str
@@ -147,6 +148,8 @@ class Optimizer:
             constructor's. Gradients then come as a list with one tree per group.
         """
         with self._lock:
+            if self._stepping:
+                raise self._within_step("add_param_group")
             self._append_group(group)
             self._listed, self._lone = True, False
             self._buffers = None
@@ -251,9 +254,15 @@ class Optimizer:
             A gradient that does not fit, a bad hyperparameter. Nothing has been written.
         FloatingPointError
             A gradient is NaN or infinite and ``nonfinite="raise"``. Nothing has been written.
+        RuntimeError
+            Called by a schedule of this optimizer in its step. Nothing has been written.
         """
         lock = self._lock  # a schedule may fork, and the child's optimizer gets another one
         lock.acquire()  # half the cost of `with`
+        if self._stepping:
+            lock.release()
+            raise self._within_step("step")
+        self._stepping = True
         try:
             step = self.steps
             for group in self._groups:
@@ -287,10 +296,17 @@ class Optimizer:
 
             limit = _INFINITY if limit is None else limit
             self._leaves.update(scale, limit, self._coefficients, threads)
-            self.steps = step + 1
-            return _report(StepReport, (step + 1, lr, True, norm, bad))
+            self.steps = step = step + 1
+            return _report(StepReport, (step, lr, True, norm, bad))
         finally:
+            self._stepping = False
             lock.release()
+
+    def _within_step(self, method: str) -> RuntimeError:
+        return RuntimeError(
+            f"{method}() was called within a step of the same optimizer, by a schedule or by what "
+            "converts a gradient; call it between steps"
+        )
 
     def _refused(self, gradients: list[Any], scale: float, largest: float, bad: int) -> int:
         """How many elements forbid the step, also those that overflow in a float32 parameter.

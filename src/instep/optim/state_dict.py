@@ -54,6 +54,8 @@ def save(opt: Optimizer) -> dict[str, Any]:
 def load(opt: Optimizer, state: Mapping[str, Any], strict: bool) -> LoadReport:
     """Check everything, then replace: a failed load changes nothing."""
     with opt._lock:
+        if opt._stepping:
+            raise opt._within_step("load_state_dict")
         steps = _check_header(opt, state)
         groups = _checked_groups(opt, state["param_groups"])
         options = _checked_options(opt, state["options"])
