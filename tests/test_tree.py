@@ -6,6 +6,7 @@ import types
 import numpy as np
 import pytest
 
+import instep
 from instep.tree import Structure
 
 Layer = collections.namedtuple("Layer", ["W", "b"])
@@ -73,6 +74,24 @@ def test_named_tuples_and_other_mappings():
     built = structure.build([4, 5, 6])
     assert built == {"a": Layer(4, 5), "b": {"x": 6}} and built["a"].b == 5
     assert structure.flatten({"b": {"x": 3}, "a": [1, 2]}, "x") == [1, 2, 3]
+
+
+def test_other_lists_and_tuples_are_built_as_plain_ones():
+    class Layers(list):
+        def __init__(self, name, *layers):
+            super().__init__(layers)
+
+    class Pair(tuple):
+        def __new__(cls, first, second):
+            return super().__new__(cls, (first, second))
+
+    structure = Structure(Layers("encoder", 1, Pair(2, 3)))
+    assert list(structure.names()) == ["0", "1.0", "1.1"]
+    assert structure.flatten(Layers("gradients", 1, Pair(2, 3)), "x") == [1, 2, 3]
+    built = structure.build([4, 5, 6])
+    assert built == [4, (5, 6)] and type(built) is list and type(built[1]) is tuple
+    params = Layers("decoder", np.ones(2), Pair(np.ones(1), np.ones(3)))
+    assert [type(branch) for branch in instep.SGD(params).grads] == [np.ndarray, tuple]
 
 
 def test_order_is_that_of_the_structure():

@@ -30,7 +30,9 @@ class Structure:
         if isinstance(tree, Mapping):
             self._kind, self.keys = dict, tuple(tree)
         elif isinstance(tree, list | tuple):
-            self._kind, self.keys = type(tree), tuple(range(len(tree)))
+            named = hasattr(tree, "_make")  # what else is derived may have any constructor
+            self._kind = type(tree) if named else list if isinstance(tree, list) else tuple
+            self.keys = tuple(range(len(tree)))
         if self._kind is not None:
             self.children = tuple(Structure(tree[key]) for key in self.keys)
         self.size: int = 1 if self.is_leaf else sum(child.size for child in self.children)
