@@ -79,6 +79,21 @@ def test_a_bad_change_is_refused_until_it_is_mended(case):
     assert lr_of(opt, param) == 0.5
 
 
+def test_groups_can_not_be_added_or_replaced_unnoticed():
+    param, opt = make()
+    with pytest.raises(AttributeError, match="append"):
+        opt.param_groups.append({"params": np.ones(2), "lr": 0.1})
+    with pytest.raises(TypeError, match="item assignment"):
+        opt.param_groups[0] = {"params": {"w": param}, "lr": 0.1}
+    with pytest.raises(AttributeError, match="param_groups"):
+        opt.param_groups = [{"params": {"w": param}, "lr": 0.1}]
+    with pytest.raises(TypeError):
+        del opt.param_groups[0]
+    for group in opt.param_groups:
+        group["lr"] = 0.25
+    assert len(opt.param_groups) == 1 and lr_of(opt, param) == 0.25
+
+
 @pytest.mark.parametrize(
     "duplicate", [copy.copy, copy.deepcopy, lambda g: pickle.loads(pickle.dumps(g))]
 )

@@ -134,9 +134,12 @@ class Optimizer:
     # ---- options ---------------------------------------------------------------------------
 
     @property
-    def param_groups(self) -> list[dict[str, Any]]:
-        """One dict per group: "params" and the hyperparameters, which may be changed there."""
-        return [group.options for group in self._groups]
+    def param_groups(self) -> tuple[dict[str, Any], ...]:
+        """One dict per group: "params" and the hyperparameters, which may be changed there.
+
+        A tuple, where PyTorch has a list: groups are added with `add_param_group` alone.
+        """
+        return tuple([group.options for group in self._groups])
 
     def add_param_group(self, group: dict[str, Any]) -> None:
         """Add parameters with hyperparameters of their own.
