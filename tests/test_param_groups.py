@@ -2,9 +2,11 @@
 
 import copy
 import pickle
+import re
 
 import numpy as np
 import pytest
+from conftest import everything
 
 import instep
 
@@ -151,6 +153,45 @@ def test_a_list_of_betas_can_not_change_unnoticed():
     betas[0] = 7.0
     assert opt.param_groups[0]["betas"] == (0.5, 0.9)
     assert opt.step(np.ones(2)).applied
+
+
+@pytest.mark.parametrize("lone", [False, True])
+def test_a_group_added_later_is_named_as_if_it_had_been_there(lone):
+    """So the checkpoint of either optimizer loads into the other, and messages name the place."""
+
+    def make():
+        first = np.ones(3) if lone else {"a": [np.ones(3)], "1": {"c": np.ones(1)}}
+        return first, {"c": np.ones(2)}
+
+    first, second = make()
+    grown = instep.SGD(first, lr=0.5, momentum=0.5)
+    grown.step(copy.deepcopy(first))
+    buffer = grown.state["param" if lone else "a.0"]["momentum_buffer"]
+    grown.add_param_group({"params": second, "lr": 0.25})
+    assert grown.state["0" if lone else "0.a.0"]["momentum_buffer"] is buffer
+    grads = [copy.deepcopy(first), copy.deepcopy(second)]
+    grown.step(grads)
+    groups = copy.deepcopy([{"params": first}, {"params": second}])
+    whole = instep.SGD(groups)
+    assert whole.load_state_dict(grown.state_dict()) == ((), ())
+    assert grown.load_state_dict(whole.state_dict()) == ((), ())
+    names = ["0", "1.c"] if lone else ["0.a.0", "0.1.c", "1.c"]
+    assert list(whole.state) == list(grown.state) == names
+    assert whole.step(grads) == grown.step(grads)
+    assert everything(whole) == everything(grown)
+    bad = np.ones(9) if lone else {"a": [np.ones(9)], "1": None}
+    place = "grads[0]" if lone else "grads[0]['a'][0]"
+    with pytest.raises(ValueError, match=f"^{re.escape(place)} has shape"):
+        grown.step([bad, None])
+
+
+def test_a_group_that_is_refused_renames_nothing():
+    opt = instep.SGD({"a": np.ones(3)}, momentum=0.5)
+    opt.step({"a": np.ones(3)})
+    for bad in ({"params": np.ones(2), "lr": -1}, {"params": opt.param_groups[0]["params"]["a"]}):
+        with pytest.raises(ValueError):
+            opt.add_param_group(bad)
+        assert list(opt.state) == ["a"] and opt.step({"a": np.ones(3)}).applied
 
 
 def test_a_parameter_made_read_only_is_not_written():

@@ -4,7 +4,7 @@ import math
 import os
 import threading
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -148,14 +148,14 @@ class Optimizer:
         ----------
         group : dict
             "params" (a tree of arrays) and any hyperparameter that differs from the
-            constructor's. Gradients then come as a list with one tree per group.
+            constructor's. Gradients then come as a list with one tree per group, and all is named
+            as if a list of groups had been given at first: "W" becomes "0.W".
         """
         with self._lock:
             if self._stepping:
                 raise self._within_step("add_param_group")
             self._append_group(group)
-            self._listed, self._lone = True, False
-            self._buffers = None
+            self._lone, self._buffers = False, None
 
     def _append_group(self, options: Any) -> None:
         index = len(self._groups)
@@ -165,26 +165,28 @@ class Optimizer:
             if name != "params" and name not in self._checks:
                 known = ", ".join(self._checks)
                 raise TypeError(f"params[{index}] has no hyperparameter {name!r}; known: {known}")
-        plain = index == 0 and not self._listed
-        prefix, root = ("", "params") if plain else (str(index), f"params[{index}]['params']")
-        grad_root = "grads" if plain else f"grads[{index}]"
+        listed = self._listed or index > 0
         structure = Structure(options["params"])
+        root = f"params[{index}]['params']" if listed else "params"
         if structure.size == 0:
             raise ValueError(f"{root} holds no array; pass at least one parameter")
+        arrays = structure.flatten(options["params"], root)
         leaves = [
-            Leaf(name or "param", path, grad_path, _check.parameter(path, array))
-            for name, path, grad_path, array in zip(
-                structure.names(prefix),
-                structure.paths(root),
-                structure.paths(grad_root),
-                structure.flatten(options["params"], root),
-                strict=True,
-            )
+            Leaf(*label, _check.parameter(label[1], array))
+            for label, array in zip(_labels(structure, index, listed), arrays, strict=True)
         ]
-        members = range(len(self._leaves), len(self._leaves) + len(leaves))
+        present = self._leaves.all
+        if listed and not self._listed:
+            labels = _labels(self._groups[0].structure, 0, listed)
+            present = [
+                Leaf(*label, leaf.parameter, leaf.state)
+                for label, leaf in zip(labels, present, strict=True)
+            ]
+        members = range(len(present), len(present) + len(leaves))
         group = Group({**self.defaults, **options}, structure, members, self._checks, self._rule)
-        self._leaves.extend(leaves, Cohort(group, list(members)))
+        self._leaves.replace([*present, *leaves], Cohort(group, list(members)))
         self._groups.append(group)
+        self._listed = listed
 
     # ---- gradients -------------------------------------------------------------------------
 
@@ -387,6 +389,16 @@ class Optimizer:
 
 
 _report = tuple.__new__  # StepReport without the cost of keyword handling
+
+
+def _labels(structure: Structure, group: int, listed: bool) -> Iterator[tuple[str, str, str]]:
+    """Name, path and path of the gradient of each leaf."""
+    prefix = str(group) if listed else ""
+    root, grad_root = "params", "grads"
+    if listed:
+        root, grad_root = f"params[{group}]['params']", f"grads[{group}]"
+    names = (name or "param" for name in structure.names(prefix))
+    return zip(names, structure.paths(root), structure.paths(grad_root), strict=True)
 
 
 def _is_group_list(params: Any) -> bool:

@@ -85,24 +85,20 @@ class Leaves:
         self._plan = _core.Plan([])
         self._partial = False
 
-    def __len__(self) -> int:
-        return len(self.all)
-
     # ---- membership ------------------------------------------------------------------------
 
-    def extend(self, leaves: list[Leaf], cohort: Cohort) -> None:
-        """Take in the leaves of a new group, or none of them if something is wrong."""
-        everything = self.all + leaves
-        names = [leaf.name for leaf in everything]
+    def replace(self, leaves: list[Leaf], cohort: Cohort) -> None:
+        """Take the leaves that there are and those of a new cohort, or leave all as it was."""
+        names = [leaf.name for leaf in leaves]
         if len(set(names)) < len(names):
             twice = next(name for name in names if names.count(name) > 1)
             raise ValueError(
                 f"two parameters are called {twice!r}; rename a key: states are saved by name"
             )
-        arrays = [leaf.parameter for leaf in everything]
-        _check.disjoint(arrays, [leaf.path for leaf in everything])
+        arrays = [leaf.parameter for leaf in leaves]
+        _check.disjoint(arrays, [leaf.path for leaf in leaves])
         plan = _core.Plan(arrays)
-        self.all, self._plan = everything, plan
+        self.all, self._plan = leaves, plan
         self.replace_cohorts([*self.cohorts, cohort])
 
     def replace_cohorts(self, cohorts: list[Cohort]) -> None:
