@@ -4,23 +4,25 @@ import math
 import os
 import threading
 import weakref
-from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 
 from instep import _check, config
 from instep._check import Array
-from instep.optim.groups import Check, Group, Values
-from instep.optim.leaves import RULES, Cohort, Leaf, Leaves, given
+from instep.optim.groups import Check, Group, Values, is_group_list
+from instep.optim.leaves import RULES, Cohort, Leaf, Leaves, given, labels_of
 from instep.optim.norm import count_nonfinite, gradient_norm
 from instep.optim.options import Option
+from instep.optim.report import StepReport
 from instep.optim.state_dict import LoadReport, load, save
 from instep.tree import Structure
 
 _NOT_GIVEN: Any = object()
 _INFINITY = math.inf
 _LARGEST_FLOAT32 = float(np.finfo(np.float32).max)
+_BEGUN = ("_lock", "_stepping", "_checks", "steps", "_groups", "_leaves")  # by `_begin`
 _living: "weakref.WeakSet[Optimizer]" = weakref.WeakSet()
 
 
@@ -32,31 +34,6 @@ def _unlock_in_child() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_unlock_in_child)
-
-
-class StepReport(NamedTuple):
-    """What one step did.
-
-    Attributes
-    ----------
-    step : int
-        Steps applied so far, this one included.
-    lr : float
-        Learning rate of the first group in this step.
-    applied : bool
-        False if the step was skipped: nothing was written and no schedule advanced.
-    grad_norm : float or None
-        Global L2 norm of the gradients after unscaling, before clipping, summed in float64; None
-        where neither `clip_norm` nor `nonfinite` asked for it.
-    nonfinite : int or None
-        How many gradient elements were NaN or infinite; None where not looked at.
-    """
-
-    step: int
-    lr: float
-    applied: bool
-    grad_norm: float | None
-    nonfinite: int | None
 
 
 class Optimizer:
@@ -88,26 +65,29 @@ class Optimizer:
         nonfinite: str = "propagate",
         threads: int | None = None,
     ) -> None:
-        self._lock = threading.RLock()
-        self._stepping = False
         self._clip_norm: Any
         self._clip_value: Any
         self._nonfinite: str
         self._threads: int | None
-        self._checks = {**self.hyperparameters, "maximize": _check.flag}
         self.defaults = {**defaults, "maximize": maximize}
         self.clip_norm = clip_norm
         self.clip_value = clip_value
         self.nonfinite = nonfinite
         self.threads = threads
+        self._buffers: list[Array] | None = None
+        self._listed = is_group_list(params)
+        self._lone = isinstance(params, np.ndarray)  # one array, in no container
+        self._begin(params if self._listed else [{"params": params}])
+
+    def _begin(self, groups: Sequence[Any]) -> None:
+        self._lock = threading.RLock()
+        self._stepping = False
+        self._checks = {**self.hyperparameters, "maximize": _check.flag}
         self.steps: int = 0
         """Steps applied so far."""
         self._groups: list[Group] = []
         self._leaves = Leaves()
-        self._buffers: list[Array] | None = None
-        self._listed = _is_group_list(params)
-        self._lone = isinstance(params, np.ndarray)  # one array, in no container
-        for group in params if self._listed else [{"params": params}]:
+        for group in groups:
             self._append_group(group)
         _living.add(self)
 
@@ -173,11 +153,11 @@ class Optimizer:
         arrays = structure.flatten(options["params"], root)
         leaves = [
             Leaf(*label, _check.parameter(label[1], array))
-            for label, array in zip(_labels(structure, index, listed), arrays, strict=True)
+            for label, array in zip(labels_of(structure, index, listed), arrays, strict=True)
         ]
         present = self._leaves.all
         if listed and not self._listed:
-            labels = _labels(self._groups[0].structure, 0, listed)
+            labels = labels_of(self._groups[0].structure, 0, listed)
             present = [
                 Leaf(*label, leaf.parameter, leaf.state)
                 for label, leaf in zip(labels, present, strict=True)
@@ -387,23 +367,19 @@ class Optimizer:
         """
         return load(self, state, strict)
 
+    def __getstate__(self) -> tuple[Any, ...]:
+        """For pickle and copy: with the parameters, in contrast to `state_dict`."""
+        with self._lock:
+            state = self.state_dict()
+            groups = [dict(group.options) for group in self._groups]
+            rest = {name: v for name, v in vars(self).items() if name not in _BEGUN}
+            return rest, groups, state
+
+    def __setstate__(self, saved: tuple[Any, ...]) -> None:
+        rest, groups, state = saved
+        vars(self).update(rest)
+        self._begin(groups)
+        self.load_state_dict(state)
+
 
 _report = tuple.__new__  # StepReport without the cost of keyword handling
-
-
-def _labels(structure: Structure, group: int, listed: bool) -> Iterator[tuple[str, str, str]]:
-    """Name, path and path of the gradient of each leaf."""
-    prefix = str(group) if listed else ""
-    root, grad_root = "params", "grads"
-    if listed:
-        root, grad_root = f"params[{group}]['params']", f"grads[{group}]"
-    names = (name or "param" for name in structure.names(prefix))
-    return zip(names, structure.paths(root), structure.paths(grad_root), strict=True)
-
-
-def _is_group_list(params: Any) -> bool:
-    return (
-        isinstance(params, list | tuple)
-        and len(params) > 0
-        and all(isinstance(group, dict) and "params" in group for group in params)
-    )

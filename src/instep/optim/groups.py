@@ -147,3 +147,12 @@ def _pair(value: object) -> tuple[Any, Any]:
     if not isinstance(value, tuple | list) or len(value) != 2:
         raise TypeError(f"betas must be a pair of numbers or schedules, got {value!r}")
     return value[0], value[1]
+
+
+def is_group_list(params: Any) -> bool:
+    """PyTorch's form of several groups: a list of dicts with "params"."""
+    return (
+        isinstance(params, list | tuple)
+        and len(params) > 0
+        and all(isinstance(group, dict) and "params" in group for group in params)
+    )

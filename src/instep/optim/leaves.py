@@ -9,6 +9,7 @@ import numpy as np
 from instep import _check, _core
 from instep._check import Array
 from instep.optim.groups import Group, Values
+from instep.tree import Structure
 
 Coefficients = Callable[[Values], tuple[float, ...]]
 
@@ -47,6 +48,16 @@ class Leaf:
         skip = (like.ctypes.data - room.ctypes.data) % _LINE // like.itemsize
         zeros = room[skip : skip + like.size].reshape([like.shape[axis] for axis in order])
         return zeros.transpose(np.argsort(order)) if order else zeros
+
+
+def labels_of(structure: Structure, group: int, listed: bool) -> Iterator[tuple[str, str, str]]:
+    """Name, path and path of the gradient of each leaf."""
+    prefix = str(group) if listed else ""
+    root, grad_root = "params", "grads"
+    if listed:
+        root, grad_root = f"params[{group}]['params']", f"grads[{group}]"
+    names = (name or "param" for name in structure.names(prefix))
+    return zip(names, structure.paths(root), structure.paths(grad_root), strict=True)
 
 
 class Cohort(_core.Row):
