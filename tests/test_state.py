@@ -254,6 +254,41 @@ def test_strict_and_the_report():
     assert {name: entry["step"] for name, entry in other.state.items()} == {"a": 2, "c": 1, "x": 1}
 
 
+def test_what_is_missing_keeps_its_state():
+    """And goes on from it, with its own step count; what was saved without state starts anew."""
+    names = ["a", "b", "c"]
+    grads = {name: np.random.default_rng(k).normal(size=4) for k, name in enumerate(names)}
+    source = instep.Adam({name: np.ones(4) for name in "ab"}, lr=0.25)
+    for _ in range(3):
+        source.step({"a": grads["a"], "b": None})
+    params = {name: np.ones(4) for name in names}
+    opt = instep.Adam(params, lr=0.5)
+    for _ in range(5):
+        opt.step(grads)
+    kept, here = everything(opt, params["c"])[2]["c"], opt.state["c"]["exp_avg"]
+    assert opt.load_state_dict(source.state_dict(), strict=False) == (("c",), ())
+    assert list(opt.state) == ["a", "c"] and opt.steps == 3
+    assert everything(opt)[2]["a"] == everything(source)[2]["a"]
+    assert everything(opt)[2]["c"] == kept and opt.state["c"]["exp_avg"] is here
+    assert opt.step(grads).lr == 0.25
+    assert [opt.state[name]["step"] for name in names] == [4, 1, 6]
+    twin = instep.Adam(alone := np.ones(4), lr=0.5)
+    for t in range(6):
+        twin.param_groups[0]["lr"] = 0.5 if t < 5 else 0.25
+        twin.step(grads["c"])
+    assert bits(alone) == bits(params["c"])
+
+
+@pytest.mark.parametrize("steps", [0, 3])
+def test_a_loaded_buffer_without_steps_takes_its_first_gradient_undamped(steps):
+    opt = instep.SGD(param := np.ones(2), lr=1.0, momentum=0.5, dampening=0.75)
+    state = opt.state_dict()
+    state["state"]["param"] = {"step": steps, "momentum_buffer": np.full(2, 2.0)}
+    opt.load_state_dict(state)
+    opt.step(np.ones(2))
+    assert param.tolist() == [1 - (1.0 + (1.0 if steps == 0 else 0.25))] * 2
+
+
 def test_parameters_without_state_are_not_missing():
     opt = instep.Adam({"a": np.ones(2), "b": np.ones(3)})
     opt.step({"a": np.ones(2), "b": None})

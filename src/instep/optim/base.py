@@ -352,8 +352,10 @@ class Optimizer:
         state : dict
             As `state_dict` returned it, of an optimizer of the same class and groups.
         strict : bool, default True
-            Whether names must match exactly. With False, states that match are loaded and the
-            rest is reported.
+            Whether names must match exactly. With False, what matches is loaded: parameters that
+            the snapshot does not know keep their state and step count, states without a
+            parameter are left out, and both are reported. Hyperparameters, options and `steps`
+            are the snapshot's in any case.
 
         Returns
         -------

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from instep._check import Array
 from instep.optim.groups import Checked
 from instep.optim.leaves import RULES, Cohort, Leaf, given
 
@@ -65,11 +66,13 @@ def load(opt: Optimizer, state: Mapping[str, Any], strict: bool) -> LoadReport:
                 f"the state does not fit the parameters: missing {list(report.missing)}, "
                 f"unexpected {list(report.unexpected)}; strict=False loads what matches"
             )
-        entries = {
-            i: _checked_entry(opt, leaf, state["state"][leaf.name])
-            for i, leaf in enumerate(opt._leaves.all)
-            if leaf.name in state["state"]
-        }
+        present = opt._leaves.steps()
+        entries: dict[int, tuple[int, dict[str, Array]]] = {}
+        for i, leaf in enumerate(opt._leaves.all):
+            if leaf.name in state["state"]:
+                entries[i] = _checked_entry(opt, leaf, state["state"][leaf.name])
+            elif leaf.name in report.missing:
+                entries[i] = present[i], leaf.state
         cohorts = _cohorts(opt, entries)
 
         for group, (values, checked) in zip(opt._groups, groups, strict=True):
