@@ -85,17 +85,16 @@ cdef extern from "instep.h" nogil:
                                 int64_t ignore_index, const void *weight, instep_dtype dtype,
                                 double *total)
 
-# What `Plan.bind` returns unless it stops at a leaf, and why it does.
-NOT_AN_ARRAY = 1
-WRONG_DTYPE = 2
-WRONG_SHAPE = 3
-MAY_OVERLAP = 4
-READ_ONLY = 5  # the parameter
+cpdef enum:  # what `Plan.bind` returns unless it stops at a leaf
+    ALL_BOUND = -1
+    SOME_BOUND = -2
 
-cdef enum:
-    ALL = -1
-    SOME = -2
-ALL_BOUND, SOME_BOUND = ALL, SOME
+cpdef enum:  # why it stops: the first two as instep_plan_set_gradient says
+    WRONG_SHAPE = 1
+    MAY_OVERLAP = 2
+    NOT_AN_ARRAY = 3
+    WRONG_DTYPE = 4
+    READ_ONLY = 5  # the parameter
 
 # Elements below which a step takes about a microsecond: not worth a switch of the GIL.
 cdef enum:
@@ -265,22 +264,22 @@ cdef class Plan:
                 instep_plan_set_gradient(self.plan, leaf, NULL, 0)
                 continue
             if not cnp.PyArray_ISWRITEABLE(<cnp.ndarray>self.parameters[leaf]):
-                self.reason = 5
+                self.reason = READ_ONLY
                 return leaf
             if not cnp.PyArray_CheckExact(gradient):
-                self.reason = 1
+                self.reason = NOT_AN_ARRAY
                 return leaf
             code = float_code(<cnp.ndarray>gradient)
             if code < 0:
-                self.reason = 2
+                self.reason = WRONG_DTYPE
                 return leaf
             array = describe(<cnp.ndarray>gradient, code)
             status = instep_plan_set_gradient(self.plan, leaf, &array, leaf == trusted)
             if status:
-                self.reason = 2 + status
+                self.reason = status
                 return leaf
             self.bound += 1
-        return ALL if self.bound == self.leaves else SOME
+        return ALL_BOUND if self.bound == self.leaves else SOME_BOUND
 
     def bound_per_row(self, list gradients):
         """How many of the leaves of each row have a gradient."""
