@@ -12,7 +12,7 @@ from conftest import assert_close_to_twin, bits, copy_tree, everything, leaves, 
 import instep
 from instep.schedules import Constant, CosineAnnealing, Warmup
 
-STEPS = 25
+STEPS = 30
 
 
 def wave(low, high, period):
