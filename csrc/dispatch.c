@@ -60,10 +60,14 @@ static const struct {
 #include "kernels.def"
 };
 
-static const char *const losses[] = {
-#define ELEMENTWISE(loss) #loss,
+static const struct {
+    const char *name, *coefficients;
+} losses[] = {
+#define ELEMENTWISE(loss, ...) {#loss, #__VA_ARGS__},
 #include "kernels.def"
-#define CLASSWISE(loss) #loss,
+#define CLASSWISE(loss) {#loss, ""},
+#include "kernels.def"
+#define REGIONWISE(loss, ...) {#loss, #__VA_ARGS__},
 #include "kernels.def"
 };
 
@@ -86,4 +90,6 @@ int instep_rule_derived(int rule) { return families[family_of(rule)].derived; }
 
 int instep_loss_count(void) { return (int)(sizeof losses / sizeof losses[0]); }
 
-const char *instep_loss_name(int loss) { return losses[loss]; }
+const char *instep_loss_name(int loss) { return losses[loss].name; }
+
+const char *instep_loss_coefficients(int loss) { return losses[loss].coefficients; }

@@ -27,12 +27,17 @@ static double sum_elementwise(const job *work, size_t start, size_t count)
 
 static double sum_rows(const job *work, size_t start, size_t count)
 {
-    return work->typed->cross_entropy(&work->views, start, count);
+    return work->typed->classwise[work->loss](&work->views, start, count);
 }
 
 static double sum_values(const job *work, size_t start, size_t count)
 {
     return work->kernels->sum(&work->views.pred, start, count);
+}
+
+static double sum_outside(const job *work, size_t start, size_t count)
+{
+    return work->typed->count_outside(&work->views, start, count);
 }
 
 typedef struct {
@@ -67,55 +72,87 @@ static double run_blocks(job *work, block_sum run, size_t size, size_t weight, i
 static void choose_kernels(job *work, instep_dtype dtype)
 {
     work->kernels = instep_kernels();
-    work->typed = dtype == INSTEP_FLOAT32 ? &work->kernels->f32 : &work->kernels->f64;
+    work->typed = dtype == INSTEP_FLOAT64 ? work->kernels->f64 : work->kernels->f32;
 }
 
 double instep_loss_elementwise(int loss, const instep_elementwise *call, int threads)
 {
+    enum { MOST = 1 + INSTEP_MAX_LOSS_COEFFICIENTS };
     int order[INSTEP_MAX_DIMS];
-    intptr_t axes[5][2 * INSTEP_MAX_DIMS];
+    intptr_t axes[6][2 * INSTEP_MAX_DIMS];
+    double coefficients[MOST];
     job work;
     instep_loss_views *views = &work.views;
     instep_walk_order(order, &call->pred);
-    *views = (instep_loss_views){.scale = call->scale};
+    *views = (instep_loss_views){.scale = call->scale, .coefficients = coefficients};
     views->pred = instep_view_of(&call->pred, order, axes[0]);
     views->target = instep_view_of(&call->target, order, axes[1]);
     views->gradient = instep_view_of(&call->gradient, order, axes[2]);
+    views->in_place = call->gradient.data == call->pred.data;
     views->has_weight = call->weight != NULL;
     views->has_values = call->values != NULL;
+    views->has_extra = call->extra != NULL;
     if (call->weight) views->weight = instep_view_of(call->weight, order, axes[3]);
     if (call->values) views->values = instep_view_of(call->values, order, axes[4]);
+    if (call->extra) views->extra = instep_view_of(call->extra, order, axes[5]);
+    coefficients[0] = call->weight ? 1 : call->scale; /* factor */
+    memcpy(coefficients + 1, call->coefficients, sizeof coefficients - sizeof *coefficients);
     choose_kernels(&work, call->pred.dtype);
     work.loss = loss;
     return run_blocks(&work, sum_elementwise, instep_size(&call->pred), 1, threads);
 }
 
-double instep_sum(const instep_array *array, int threads)
+/* What needs one array alone. */
+static double reduce(const instep_array *array, instep_dtype compute, block_sum run,
+                     const double *coefficients, int threads)
 {
     int order[INSTEP_MAX_DIMS];
     intptr_t axes[2 * INSTEP_MAX_DIMS];
     job work;
     instep_walk_order(order, array);
-    work.views = (instep_loss_views){.scale = 1};
+    work.views = (instep_loss_views){.coefficients = coefficients};
     work.views.pred = instep_view_of(array, order, axes);
-    choose_kernels(&work, INSTEP_FLOAT64);
-    return run_blocks(&work, sum_values, instep_size(array), 1, threads);
+    choose_kernels(&work, compute);
+    return run_blocks(&work, run, instep_size(array), 1, threads);
 }
 
-/* The view of an array's rows in C order, with or without a class axis behind them. */
-static instep_view rows_of(const instep_array *array, int has_classes, intptr_t *axes)
+double instep_sum(const instep_array *array, int threads)
+{
+    return reduce(array, INSTEP_FLOAT64, sum_values, NULL, threads);
+}
+
+int64_t instep_count_outside(const instep_array *array, double low, double high, int sizes,
+                             int threads)
+{
+    const int narrow = array->dtype == INSTEP_FLOAT32 || array->dtype == INSTEP_FLOAT16 ||
+                       array->dtype == INSTEP_BFLOAT16;
+    const instep_dtype compute = narrow ? INSTEP_FLOAT32 : INSTEP_FLOAT64;
+    const double coefficients[] = {low, high, sizes};
+    return (int64_t)reduce(array, compute, sum_outside, coefficients, threads);
+}
+
+/* The view of an array's rows in C order: all axes but `axis` (-1: it has no such axis). */
+static instep_view rows_of(const instep_array *array, int axis, intptr_t *axes)
 {
     int order[INSTEP_MAX_DIMS];
+    intptr_t shape[INSTEP_MAX_DIMS], strides[INSTEP_MAX_DIMS];
     instep_array rows = *array;
-    rows.ndim -= has_classes;
-    for (int axis = 0; axis < rows.ndim; ++axis) order[axis] = axis;
+    rows.ndim = 0;
+    rows.shape = shape;
+    rows.strides = strides;
+    for (int k = 0; k < array->ndim; ++k) {
+        if (k == axis) continue;
+        order[rows.ndim] = rows.ndim;
+        shape[rows.ndim] = array->shape[k];
+        strides[rows.ndim++] = array->strides[k];
+    }
     return instep_view_of(&rows, order, axes);
 }
 
-double instep_loss_cross_entropy(const instep_softmax *call, int threads)
+double instep_loss_classwise(int loss, const instep_classwise *call, int threads)
 {
     intptr_t axes[4][2 * INSTEP_MAX_DIMS];
-    const int last = call->pred.ndim - 1, labels = call->target.ndim == last;
+    const int axis = call->axis, labels = call->target.ndim == call->pred.ndim - 1;
     job work;
     instep_loss_views *views = &work.views;
     *views = (instep_loss_views){.labels = labels,
@@ -123,37 +160,70 @@ double instep_loss_cross_entropy(const instep_softmax *call, int threads)
                                  .ignore_index = call->ignore_index,
                                  .label_smoothing = call->label_smoothing,
                                  .scale = call->scale};
-    views->pred = rows_of(&call->pred, 1, axes[0]);
-    views->gradient = rows_of(&call->gradient, 1, axes[1]);
-    views->target = rows_of(&call->target, !labels, axes[2]);
+    views->pred = rows_of(&call->pred, axis, axes[0]);
+    views->gradient = rows_of(&call->gradient, axis, axes[1]);
+    views->target = rows_of(&call->target, labels ? -1 : axis, axes[2]);
     views->has_values = call->values != NULL;
-    if (call->values) views->values = rows_of(call->values, 0, axes[3]);
-    views->classes = (size_t)call->pred.shape[last];
-    views->pred_step = call->pred.strides[last];
-    views->gradient_step = call->gradient.strides[last];
-    views->target_step = labels ? 0 : call->target.strides[last];
+    if (call->values) views->values = rows_of(call->values, -1, axes[3]);
+    views->classes = (size_t)call->pred.shape[axis];
+    views->pred_step = call->pred.strides[axis];
+    views->gradient_step = call->gradient.strides[axis];
+    views->target_step = labels ? 0 : call->target.strides[axis];
     choose_kernels(&work, call->pred.dtype);
-    size_t rows = 1;
-    for (int axis = 0; axis < last; ++axis) rows *= (size_t)call->pred.shape[axis];
-    return run_blocks(&work, sum_rows, rows, views->classes, threads);
+    work.loss = loss - INSTEP_ELEMENTWISE_LOSSES;
+    return run_blocks(&work, sum_rows, instep_size(&call->pred) / views->classes, views->classes,
+                      threads);
+}
+
+/* out[i] = the label of row start + i. */
+static void load_labels(int64_t *out, const instep_view *view, size_t start, size_t count)
+{
+    const instep_dtype dtype = (instep_dtype)view->dtype;
+    while (count > 0) {
+        const size_t run = instep_view_run(view, start, count);
+        const char *at = instep_view_at(view, start);
+        if (dtype == INSTEP_INT64 && view->stride == sizeof *out)
+            memcpy(out, at, run * sizeof *out);
+        else
+            for (size_t i = 0; i < run; ++i)
+                out[i] = read_label(at + (intptr_t)i * view->stride, dtype);
+        out += run;
+        start += run;
+        count -= run;
+    }
+}
+
+static double label_weight(const void *weight, instep_dtype dtype, int64_t label)
+{
+    if (dtype == INSTEP_FLOAT32) return (double)((const float *)weight)[label];
+    return ((const double *)weight)[label];
 }
 
 int64_t instep_check_labels(const instep_array *labels, int64_t classes, int64_t ignore_index,
                             const void *weight, instep_dtype dtype, double *total)
 {
     intptr_t axes[2 * INSTEP_MAX_DIMS];
-    const instep_view view = rows_of(labels, 0, axes);
+    int64_t label[INSTEP_TILE];
+    const instep_view view = rows_of(labels, -1, axes);
     const size_t size = instep_size(labels);
     *total = 0;
-    for (size_t i = 0; i < size; ++i) {
-        const char *at = instep_view_at(&view, i);
-        if (!label_fits(at, labels->dtype)) return (int64_t)i;
-        const int64_t label = read_label(at, labels->dtype);
-        if (label == ignore_index) continue;
-        if (label < 0 || label >= classes) return (int64_t)i;
-        if (weight == NULL) *total += 1;
-        else if (dtype == INSTEP_FLOAT32) *total += (double)((const float *)weight)[label];
-        else *total += ((const double *)weight)[label];
+    for (size_t start = 0; start < size; start += INSTEP_TILE) {
+        const size_t n = size - start < INSTEP_TILE ? size - start : INSTEP_TILE;
+        size_t bad = 0, used = 0;
+        load_labels(label, &view, start, n);
+        for (size_t i = 0; i < n; ++i) {
+            const int counts = label[i] != ignore_index;
+            used += (size_t)counts;
+            bad += (size_t)(counts & ((label[i] < 0) | (label[i] >= classes)));
+        }
+        if (bad > 0)
+            for (size_t i = 0; i < n; ++i)
+                if (label[i] != ignore_index && (label[i] < 0 || label[i] >= classes))
+                    return (int64_t)(start + i);
+        if (weight == NULL) *total += (double)used;
+        else
+            for (size_t i = 0; i < n; ++i)
+                if (label[i] != ignore_index) *total += label_weight(weight, dtype, label[i]);
     }
     return -1;
 }

@@ -195,7 +195,7 @@ static void step_block(void *context, size_t block)
         const instep_piece *piece = &plan->piece[k];
         const instep_leaf *leaf = &plan->leaf[piece->leaf];
         if (!leaf->active) continue;
-        const instep_typed *typed = leaf->bits == 32 ? &work->kernels->f32 : &work->kernels->f64;
+        const instep_typed *typed = leaf->bits == 32 ? work->kernels->f32 : work->kernels->f64;
         typed->step(leaf, piece->start, (size_t)piece->count,
                     work->rows + (size_t)leaf->row * INSTEP_MAX_COEFFICIENTS);
     }

@@ -8,16 +8,28 @@
 #undef UINT
 #undef FN
 #undef ROOT
+#undef REAL_DTYPE
 #if REAL_BITS == 32
 #define REAL float
+#define REAL_DTYPE INSTEP_FLOAT32
 #define UINT uint32_t
 #define FN(name) name##_f32
 #define ROOT sqrtf
 #elif REAL_BITS == 64
 #define REAL double
+#define REAL_DTYPE INSTEP_FLOAT64
 #define UINT uint64_t
 #define FN(name) name##_f64
 #define ROOT sqrt
 #else
 #error "REAL_BITS must be 32 or 64"
+#endif
+
+/* For functions that take a constant they must be compiled for: a function to call, an option. */
+#ifndef ALWAYS_INLINE
+#if defined(_MSC_VER) && !defined(__clang__)
+#define ALWAYS_INLINE __forceinline
+#else
+#define ALWAYS_INLINE __attribute__((always_inline)) inline
+#endif
 #endif

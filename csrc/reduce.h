@@ -31,3 +31,24 @@ static void FN(add_values)(double *restrict lanes, const REAL *restrict x, size_
     for (size_t j = 0; i + j < n; ++j) lane[j] += (double)x[i + j];
     memcpy(lanes, lane, sizeof lane);
 }
+
+/* How many elements, or their sizes if coefficients[2] is not 0, are below coefficients[0] or above
+ * coefficients[1]; NaN is neither. */
+static double FN(count_outside)(const instep_loss_views *views, size_t start, size_t count)
+{
+    _Alignas(64) REAL buffer[INSTEP_TILE];
+    const REAL low = (REAL)views->coefficients[0], high = (REAL)views->coefficients[1];
+    const int sizes = views->coefficients[2] != 0;
+    size_t outside = 0;
+    for (const size_t end = start + count; start < end; start += INSTEP_TILE) {
+        const size_t n = end - start < INSTEP_TILE ? end - start : INSTEP_TILE;
+        const REAL *x = FN(borrow)(&views->pred, start, n, buffer);
+        UINT found = 0;
+        for (size_t i = 0; i < n; ++i) {
+            const REAL value = sizes && x[i] < 0 ? -x[i] : x[i];
+            found += (UINT)((value < low) | (value > high));
+        }
+        outside += found;
+    }
+    return (double)outside;
+}

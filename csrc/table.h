@@ -10,6 +10,13 @@
     };
 #include "kernels.def"
 
+#define ELEMENTWISE(loss, ...)  \
+    struct loss##_coefficients { \
+        double __VA_ARGS__;     \
+    };
+#define REGIONWISE(loss, ...) ELEMENTWISE(loss, __VA_ARGS__)
+#include "kernels.def"
+
 enum {
 #define RULE(rule, family, count, states) INSTEP_RULE_##rule,
 #include "kernels.def"
@@ -17,9 +24,15 @@ enum {
 };
 
 enum {
-#define ELEMENTWISE(loss) INSTEP_LOSS_##loss,
+#define ELEMENTWISE(loss, ...) INSTEP_LOSS_##loss,
 #include "kernels.def"
     INSTEP_ELEMENTWISE_LOSSES
+};
+
+enum {
+#define CLASSWISE(loss) INSTEP_CLASSWISE_##loss,
+#include "kernels.def"
+    INSTEP_CLASSWISE_LOSSES
 };
 
 /* A rule over n contiguous elements; the arrays do not overlap. */
@@ -30,26 +43,38 @@ typedef void (*instep_rule_f64)(size_t n, double *p, const double *g, double *co
 
 /* The arrays of a loss call as the pipeline walks them. */
 typedef struct {
-    instep_view pred, target, gradient, weight, values;
-    const void *class_weight;
-    int has_weight, has_values, labels;
+    instep_view pred, target, gradient, weight, values, extra;
+    const double *coefficients;
+    int has_weight, has_values, has_extra;
+    int in_place; /* the gradient's memory is pred's */
+    double scale;
+    /* of losses over classes: */
+    int labels; /* the target holds labels */
     size_t classes;
     intptr_t pred_step, target_step, gradient_step; /* bytes from class to class */
+    const void *class_weight;
     int64_t ignore_index;
-    double label_smoothing, scale;
+    double label_smoothing;
 } instep_loss_views;
+
+/* Returns a sum over elements (rows) [start, start + count) of the walk. */
+typedef double (*instep_span)(const instep_loss_views *views, size_t start, size_t count);
 
 /* The functions of one compute type. */
 typedef struct {
     void (*step)(const instep_leaf *leaf, size_t start, size_t count, const double *row);
-    /* The following return the sum over elements (rows) [start, start + count) of the walk. */
     double (*elementwise)(int loss, const instep_loss_views *views, size_t start, size_t count);
-    double (*cross_entropy)(const instep_loss_views *views, size_t start, size_t count);
+    instep_span classwise[INSTEP_CLASSWISE_LOSSES];
+    void (*region_sums)(const instep_loss_views *views, size_t start, size_t count,
+                        double sums[3]);
+    void (*region_gradient)(const instep_loss_views *views, size_t start, size_t count,
+                            double rise, double base);
+    instep_span count_outside; /* of pred, by coefficients: lowest, highest */
 } instep_typed;
 
 typedef struct {
     const char *name;
-    instep_typed f32, f64;
+    const instep_typed *f32, *f64;
     double (*sum_squares)(const instep_view *view, size_t start, size_t count, double scale);
     double (*sum)(const instep_view *view, size_t start, size_t count);
 } instep_variant;

@@ -31,19 +31,25 @@ static inline REAL FN(from_bfloat)(const char *at)
     return (REAL)value;
 }
 
-static inline REAL FN(from_float)(const char *at)
-{
-    float value;
-    memcpy(&value, at, sizeof value);
-    return (REAL)value;
-}
-
-static inline REAL FN(from_double)(const char *at)
-{
-    double value;
-    memcpy(&value, at, sizeof value);
-    return (REAL)value;
-}
+/* FN(from_NAME): the element of a C type at an address. */
+#define DECODER(name, type)                            \
+    static inline REAL FN(from_##name)(const char *at) \
+    {                                                  \
+        type value;                                    \
+        memcpy(&value, at, sizeof value);              \
+        return (REAL)value;                            \
+    }
+DECODER(float, float)
+DECODER(double, double)
+DECODER(int8, int8_t)
+DECODER(int16, int16_t)
+DECODER(int32, int32_t)
+DECODER(int64, int64_t)
+DECODER(uint8, uint8_t)
+DECODER(uint16, uint16_t)
+DECODER(uint32, uint32_t)
+DECODER(uint64, uint64_t)
+#undef DECODER
 
 static inline REAL FN(from_longdouble)(const char *at)
 {
@@ -52,30 +58,36 @@ static inline REAL FN(from_longdouble)(const char *at)
     return (REAL)(double)value;
 }
 
+/* tile[i] = the i-th of `count` elements that lie `stride` bytes apart. A known stride lets the
+ * compiler use whole vectors. */
+ALWAYS_INLINE static void FN(decode)(REAL *restrict tile, const char *restrict at, intptr_t stride,
+                                     size_t count, intptr_t itemsize, REAL (*from)(const char *))
+{
+    if (stride == itemsize)
+        for (intptr_t i = 0; i < (intptr_t)count; ++i) tile[i] = from(at + i * itemsize);
+    else
+        for (intptr_t i = 0; i < (intptr_t)count; ++i) tile[i] = from(at + i * stride);
+}
+
 /* tile[i] = the i-th of `count` elements of type `dtype` that lie `stride` bytes apart. */
 static void FN(load_run)(REAL *restrict tile, const char *restrict at, intptr_t stride,
                          size_t count, instep_dtype dtype)
 {
-    const intptr_t n = (intptr_t)count;
-    if (stride == sizeof(REAL) && dtype == (REAL_BITS == 32 ? INSTEP_FLOAT32 : INSTEP_FLOAT64)) {
-        memcpy(tile, at, count * sizeof(REAL));
-        return;
-    }
     switch (dtype) {
-    case INSTEP_FLOAT32:
-        for (intptr_t i = 0; i < n; ++i) tile[i] = FN(from_float)(at + i * stride);
-        break;
-    case INSTEP_FLOAT64:
-        for (intptr_t i = 0; i < n; ++i) tile[i] = FN(from_double)(at + i * stride);
-        break;
-    case INSTEP_FLOAT16:
-        for (intptr_t i = 0; i < n; ++i) tile[i] = FN(from_half)(at + i * stride);
-        break;
-    case INSTEP_BFLOAT16:
-        for (intptr_t i = 0; i < n; ++i) tile[i] = FN(from_bfloat)(at + i * stride);
-        break;
-    default: /* the callers admit no other type than INSTEP_LONGDOUBLE */
-        for (intptr_t i = 0; i < n; ++i) tile[i] = FN(from_longdouble)(at + i * stride);
+    case INSTEP_FLOAT32: FN(decode)(tile, at, stride, count, 4, FN(from_float)); break;
+    case INSTEP_FLOAT64: FN(decode)(tile, at, stride, count, 8, FN(from_double)); break;
+    case INSTEP_FLOAT16: FN(decode)(tile, at, stride, count, 2, FN(from_half)); break;
+    case INSTEP_BFLOAT16: FN(decode)(tile, at, stride, count, 2, FN(from_bfloat)); break;
+    case INSTEP_INT8: FN(decode)(tile, at, stride, count, 1, FN(from_int8)); break;
+    case INSTEP_INT16: FN(decode)(tile, at, stride, count, 2, FN(from_int16)); break;
+    case INSTEP_INT32: FN(decode)(tile, at, stride, count, 4, FN(from_int32)); break;
+    case INSTEP_INT64: FN(decode)(tile, at, stride, count, 8, FN(from_int64)); break;
+    case INSTEP_UINT8: FN(decode)(tile, at, stride, count, 1, FN(from_uint8)); break;
+    case INSTEP_UINT16: FN(decode)(tile, at, stride, count, 2, FN(from_uint16)); break;
+    case INSTEP_UINT32: FN(decode)(tile, at, stride, count, 4, FN(from_uint32)); break;
+    case INSTEP_UINT64: FN(decode)(tile, at, stride, count, 8, FN(from_uint64)); break;
+    default: /* INSTEP_LONGDOUBLE */
+        FN(decode)(tile, at, stride, count, sizeof(long double), FN(from_longdouble));
         break;
     }
 }
@@ -93,24 +105,69 @@ static void FN(load)(REAL *restrict tile, const instep_view *view, size_t start,
     }
 }
 
-/* The i-th of `count` REAL elements `stride` bytes apart = tile[i]; no other byte is written. */
-static void FN(store_run)(const REAL *restrict tile, char *restrict at, intptr_t stride,
-                          size_t count)
+static inline void FN(to_real)(char *at, REAL value) { memcpy(at, &value, sizeof value); }
+
+/* To the nearest float16, ties to even. A normal one drops 13 bits; below 2^-14, adding 1/2 puts
+ * the rounded multiple of 2^-24 into the low bits. */
+static inline void FN(to_half)(char *at, REAL value)
 {
-    if (stride == sizeof(REAL)) {
-        memcpy(at, tile, count * sizeof(REAL));
-        return;
-    }
-    for (intptr_t i = 0; i < (intptr_t)count; ++i) memcpy(at + i * stride, tile + i, sizeof(REAL));
+    const float narrow = (float)value;
+    uint32_t bits, shifted;
+    memcpy(&bits, &narrow, sizeof bits);
+    const uint32_t size = bits & 0x7fffffffu;
+    float small;
+    memcpy(&small, &size, sizeof small);
+    small += 0.5f;
+    memcpy(&shifted, &small, sizeof shifted);
+    uint32_t half = (size - 0x38000000u + 0xfffu + (size >> 13 & 1u)) >> 13;
+    half = size < 0x38800000u ? shifted - 0x3f000000u : half;
+    half = size >= 0x477ff000u ? 0x7c00u : half; /* 65520 and beyond: inf */
+    half = size > 0x7f800000u ? 0x7e00u : half;
+    const uint16_t stored = (uint16_t)(half | (bits >> 16 & 0x8000u));
+    memcpy(at, &stored, sizeof stored);
 }
 
-/* Element start + i of the walk = tile[i]. The view holds REAL. */
+/* To the nearest bfloat16, ties to even. */
+static inline void FN(to_bfloat)(char *at, REAL value)
+{
+    const float narrow = (float)value;
+    uint32_t bits;
+    memcpy(&bits, &narrow, sizeof bits);
+    const uint32_t rounded = (bits + 0x7fffu + (bits >> 16 & 1u)) >> 16;
+    const int nan = (bits & 0x7fffffffu) > 0x7f800000u;
+    const uint16_t stored = (uint16_t)(nan ? (bits >> 16 | 0x40u) : rounded);
+    memcpy(at, &stored, sizeof stored);
+}
+
+ALWAYS_INLINE static void FN(encode)(const REAL *restrict tile, char *restrict at, intptr_t stride,
+                                     size_t count, intptr_t itemsize, void (*to)(char *, REAL))
+{
+    if (stride == itemsize)
+        for (intptr_t i = 0; i < (intptr_t)count; ++i) to(at + i * itemsize, tile[i]);
+    else
+        for (intptr_t i = 0; i < (intptr_t)count; ++i) to(at + i * stride, tile[i]);
+}
+
+/* The i-th of `count` elements `stride` bytes apart = tile[i], rounded to float16 or bfloat16 if
+ * `dtype` says so; no other byte is written. */
+static void FN(store_run)(const REAL *restrict tile, char *restrict at, intptr_t stride,
+                          size_t count, instep_dtype dtype)
+{
+    switch (dtype) {
+    case INSTEP_FLOAT16: FN(encode)(tile, at, stride, count, 2, FN(to_half)); break;
+    case INSTEP_BFLOAT16: FN(encode)(tile, at, stride, count, 2, FN(to_bfloat)); break;
+    default: FN(encode)(tile, at, stride, count, sizeof(REAL), FN(to_real)); break;
+    }
+}
+
+/* Element start + i of the walk = tile[i]. The view holds REAL, float16 or bfloat16. */
 static void FN(store)(const REAL *restrict tile, const instep_view *view, size_t start,
                       size_t count)
 {
     while (count > 0) {
         const size_t run = instep_view_run(view, start, count);
-        FN(store_run)(tile, instep_view_at(view, start), view->stride, run);
+        FN(store_run)(tile, instep_view_at(view, start), view->stride, run,
+                      (instep_dtype)view->dtype);
         tile += run;
         start += run;
         count -= run;
@@ -121,13 +178,21 @@ static void FN(store)(const REAL *restrict tile, const instep_view *view, size_t
  * decoded into `buffer`. */
 static inline REAL *FN(borrow)(const instep_view *view, size_t start, size_t count, REAL *buffer)
 {
-    if (view->dense && view->dtype == (REAL_BITS == 32 ? INSTEP_FLOAT32 : INSTEP_FLOAT64))
+    if (view->dense && view->dtype == REAL_DTYPE)
         return (REAL *)(void *)view->data + start;
     FN(load)(buffer, view, start, count);
     return buffer;
 }
 
-/* Write back what `borrow` handed out, if it was a copy. */
+/* Where elements from `start` on can be written as REAL: in place if they lie dense, else in
+ * `buffer`. */
+static inline REAL *FN(lend)(const instep_view *view, size_t start, REAL *buffer)
+{
+    if (view->dense && view->dtype == REAL_DTYPE) return (REAL *)(void *)view->data + start;
+    return buffer;
+}
+
+/* Write back what `borrow` or `lend` handed out, if it was a copy. */
 static inline void FN(give_back)(const instep_view *view, size_t start, size_t count,
                                  const REAL *tile, const REAL *buffer)
 {

@@ -48,8 +48,8 @@ static double sum(const instep_view *view, size_t start, size_t count)
 
 const instep_variant VARIANT(INSTEP_ISA) = {
     .name = NAME(INSTEP_ISA),
-    .f32 = {step_f32, elementwise_f32, cross_entropy_f32},
-    .f64 = {step_f64, elementwise_f64, cross_entropy_f64},
+    .f32 = &typed_f32,
+    .f64 = &typed_f64,
     .sum_squares = sum_squares,
     .sum = sum,
 };

@@ -18,10 +18,15 @@
 extern "C" {
 #endif
 
-enum { INSTEP_MAX_STATES = 3, INSTEP_MAX_COEFFICIENTS = 16, INSTEP_MAX_DIMS = 64 };
+enum {
+    INSTEP_MAX_STATES = 3,
+    INSTEP_MAX_COEFFICIENTS = 16,
+    INSTEP_MAX_LOSS_COEFFICIENTS = 4, /* behind `factor` */
+    INSTEP_MAX_DIMS = 64
+};
 
-/* Element types. Parameters, states and gradient outputs: the first two.
- * Gradients, targets and weights: any float. Labels: any integer. */
+/* Element types. Parameters and states: the first two. Gradients of a step: any float. Predictions
+ * and gradients of losses: the first four. Targets, weights, masks: any. Labels: any integer. */
 typedef enum {
     INSTEP_FLOAT32,
     INSTEP_FLOAT64,
@@ -72,6 +77,7 @@ const char *instep_rule_coefficients(int rule);
 int instep_rule_derived(int rule);
 int instep_loss_count(void);
 const char *instep_loss_name(int loss);
+const char *instep_loss_coefficients(int loss);
 
 /* ---- threads --------------------------------------------------------------- */
 
@@ -139,13 +145,19 @@ void instep_powers(const double base[2], int64_t exponent, double power[2]);
 
 /* ---- losses ---------------------------------------------------------------- */
 
-/* One call of an elementwise loss. All arrays have pred's shape; `weight` and `values` may be
- * NULL. `gradient` and `values` have pred's dtype (float32 or float64). `gradient` may be pred
- * itself; otherwise no output overlaps an input. */
+/* All losses: pred, gradient and values are float32, float64, float16 or bfloat16, all of one type;
+ * computed in float64 for float64, else in float32. `gradient` may be pred itself; otherwise no
+ * output overlaps an input. Sums are float64, their shape depends on the shapes of the arrays
+ * and on the order of their strides. Losses are numbered as instep_loss_name names them. */
+
+/* One call of an elementwise loss. All arrays have pred's shape; weight, values and extra may be
+ * NULL. */
 typedef struct {
     instep_array pred, target, gradient;
     const instep_array *weight, *values;
-    double scale; /* the gradient is multiplied by it: 1 / N for a mean */
+    const instep_array *extra;  /* binary_cross_entropy_with_logits: pos_weight; else NULL */
+    const double *coefficients; /* as instep_loss_coefficients names them, behind `factor` */
+    double scale;               /* the gradient is multiplied by it: 1 / N for a mean */
 } instep_elementwise;
 
 /* Returns the sum of weight * loss, in float64; writes the gradient and, if given, the values. */
@@ -154,24 +166,45 @@ double instep_loss_elementwise(int loss, const instep_elementwise *call, int thr
 /* Sum of an array's elements in float64 in the fixed order that the losses use. */
 double instep_sum(const instep_array *array, int threads);
 
-/* One call of softmax cross-entropy. pred, gradient (and soft targets) have shape (rows..., C)
- * with the classes last; labels and values have shape (rows...). `weight` is a dense array of C
- * elements of pred's dtype, or NULL. Labels must have passed instep_check_labels. */
+/* How many elements (`sizes`: whose absolute values) are below `low` or above `high`; NaN is
+ * neither. */
+int64_t instep_count_outside(const instep_array *array, double low, double high, int sizes,
+                             int threads);
+
+/* One call of a loss over classes. pred, gradient (and soft targets) are rows along `axis`; labels
+ * and values have pred's shape without it. `weight` is a dense, aligned array with one float64
+ * (float32 unless pred is float64) per class, or NULL. Labels must have passed
+ * instep_check_labels. */
 typedef struct {
     instep_array pred, target, gradient;
     const instep_array *values;
     const void *weight;
+    int axis;
     int64_t ignore_index; /* rows with this label have value 0 and gradient 0; labels only */
     double label_smoothing, scale;
-} instep_softmax;
+} instep_classwise;
 
-double instep_loss_cross_entropy(const instep_softmax *call, int threads);
+double instep_loss_classwise(int loss, const instep_classwise *call, int threads);
 
 /* Read all labels. Returns the position in C order of the first that is neither ignore_index nor
  * in [0, classes), or -1 when all are fine; then *total is the sum of weight[label] (float32 if
  * dtype says so, else float64; NULL: 1 each) over the labels that are not ignored. */
 int64_t instep_check_labels(const instep_array *labels, int64_t classes, int64_t ignore_index,
                             const void *weight, instep_dtype dtype, double *total);
+
+/* One call of a loss over regions. The first `kept` axes of pred number the groups in C order, the
+ * others are summed. target, gradient and mask (NULL: all elements) have pred's shape. */
+typedef struct {
+    instep_array pred, target, gradient;
+    const instep_array *mask;   /* an element where it is 0 does not exist */
+    const double *coefficients; /* as instep_loss_coefficients names them */
+    const double *factor;       /* one per group: what its gradient is multiplied by */
+    double *score;              /* one per group: its value */
+    int kept;
+} instep_regionwise;
+
+/* Writes the scores and the gradient. Returns 0, or -1: out of memory, nothing written. */
+int instep_loss_regionwise(const instep_regionwise *call, int threads);
 
 #ifdef __cplusplus
 }

@@ -12,10 +12,10 @@ typedef struct {
     char *gradient;
     int64_t label; /* -1 with soft targets */
     double height; /* the effective target at the label, if it is 0 elsewhere: a spike */
-    int spike;
+    int spike, ignored;
 } instep_class_row;
 
-/* The label at `at`, if it fits. */
+/* The label at `at`; INT64_MIN where int64 does not hold it. */
 static inline int64_t read_label(const char *at, instep_dtype dtype)
 {
     int8_t i8;
@@ -36,17 +36,8 @@ static inline int64_t read_label(const char *at, instep_dtype dtype)
     case INSTEP_UINT32: memcpy(&u32, at, sizeof u32); return u32;
     default: /* INSTEP_UINT64; the callers admit integers only */
         memcpy(&u64, at, sizeof u64);
-        return (int64_t)u64;
+        return u64 <= INT64_MAX ? (int64_t)u64 : INT64_MIN;
     }
-}
-
-/* Does int64 hold the label? */
-static inline int label_fits(const char *at, instep_dtype dtype)
-{
-    uint64_t label;
-    if (dtype != INSTEP_UINT64) return 1;
-    memcpy(&label, at, sizeof label);
-    return label <= INT64_MAX;
 }
 
 #endif

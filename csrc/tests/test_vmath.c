@@ -1,4 +1,4 @@
-/* test_vmath.c: the error of vexp and vlog, over every float32 and over samples of float64.
+/* test_vmath.c: the error of vexp, vlog, vlog1p, vexpm1 and vtanh, over every float32 and over samples of float64.
  *
  * Usage: test_vmath [threads]. Prints a line per check and a hash of all float32 results, which
  * must be the same at every instruction-set level; exits 1 if a bound is broken. */
@@ -18,10 +18,14 @@
 #include "../vmath.h"
 
 enum { CHUNK = 1 << 16, MOST_THREADS = 64, SAMPLES = 8000000 };
+enum { EXP, LOG, LOG1P, EXPM1, TANH, FUNCTIONS };
+
+static const char *const name[FUNCTIONS] = {"exp", "log", "log1p", "expm1 of x <= 0", "tanh"};
+static const double bound[FUNCTIONS] = {1, 1, 1, 1.25, 3};
 
 typedef struct {
     uint64_t first, last; /* bit patterns [first, last) */
-    double exp_error, log_error;
+    double error[FUNCTIONS];
     uint64_t hash;
 } part;
 
@@ -47,40 +51,68 @@ static double error_in_ulp_f64(double value, long double exact)
     return (double)(fabsl((long double)value - exact) / ulp);
 }
 
-/* Outside (2^-27, 104) in size the reference is known without calling it. */
-static double exact_exp(float x)
+/* The functions of float64 that the results are compared with; known where calling them is slow. */
+static double exact(int function, float x)
 {
-    if (isnan(x)) return x;
-    if (x > 104) return INFINITY;
-    if (x < -104) return 0;
-    return fabsf(x) < 0x1p-27f ? 1 + (double)x : exp((double)x);
+    const double wide = (double)x;
+    if (isnan(x)) return wide;
+    switch (function) {
+    case EXP:
+        if (x > 104) return INFINITY;
+        if (x < -104) return 0;
+        return fabsf(x) < 0x1p-27f ? 1 + wide : exp(wide);
+    case LOG: return x < 0 ? NAN : log(wide);
+    case LOG1P:
+        if (x < -1) return NAN;
+        return fabsf(x) < 0x1p-27f ? wide - wide * wide / 2 : log1p(wide);
+    case EXPM1:
+        if (x < -104) return -1;
+        return fabsf(x) < 0x1p-27f ? wide + wide * wide / 2 : expm1(wide);
+    default:
+        if (fabsf(x) > 20) return x > 0 ? 1 : -1;
+        return fabsf(x) < 0x1p-27f ? wide : tanh(wide);
+    }
 }
 
-static double exact_log(float x)
+/* y[i] = function(x[i]); one loop per function, so that each is vectorized as in a kernel. */
+static void compute(int function, float *restrict y, const float *restrict x)
 {
-    if (isnan(x) || x < 0) return NAN;
-    return log((double)x);
+    switch (function) {
+    case EXP:
+        for (size_t i = 0; i < CHUNK; ++i) y[i] = vexp_f32(x[i]);
+        break;
+    case LOG:
+        for (size_t i = 0; i < CHUNK; ++i) y[i] = vlog_f32(x[i]);
+        break;
+    case LOG1P:
+        for (size_t i = 0; i < CHUNK; ++i) y[i] = vlog1p_f32(x[i]);
+        break;
+    case EXPM1:
+        for (size_t i = 0; i < CHUNK; ++i) y[i] = vexpm1_f32(x[i]);
+        break;
+    default:
+        for (size_t i = 0; i < CHUNK; ++i) y[i] = vtanh_f32(x[i]);
+        break;
+    }
 }
 
 static void *check_part(void *context)
 {
     static const uint64_t prime = UINT64_C(1099511628211);
     part *work = context;
-    float *memory = malloc(3 * CHUNK * sizeof *memory);
-    float *x = memory, *e = memory + CHUNK, *l = memory + 2 * CHUNK;
+    float *memory = malloc(2 * CHUNK * sizeof *memory), *x = memory, *y = memory + CHUNK;
     if (memory == NULL) exit(2);
     work->hash = UINT64_C(14695981039346656037);
     for (uint64_t start = work->first; start < work->last; start += CHUNK) {
         for (size_t i = 0; i < CHUNK; ++i) x[i] = of_bits_f32((uint32_t)(start + i));
-        for (size_t i = 0; i < CHUNK; ++i) e[i] = vexp_f32(x[i]);
-        for (size_t i = 0; i < CHUNK; ++i) l[i] = vlog_f32(x[i]);
-        for (size_t i = 0; i < CHUNK; ++i) {
-            const double exp_error = error_in_ulp(e[i], exact_exp(x[i]));
-            const double log_error = error_in_ulp(l[i], exact_log(x[i]));
-            if (exp_error > work->exp_error) work->exp_error = exp_error;
-            if (log_error > work->log_error) work->log_error = log_error;
-            work->hash = (work->hash ^ (isnan(e[i]) ? 1 : bits_of_f32(e[i]))) * prime;
-            work->hash = (work->hash ^ (isnan(l[i]) ? 1 : bits_of_f32(l[i]))) * prime;
+        for (int k = 0; k < FUNCTIONS; ++k) {
+            if (k == EXPM1 && x[0] >= 0) continue; /* a chunk has one sign */
+            compute(k, y, x);
+            for (size_t i = 0; i < CHUNK; ++i) {
+                const double error = error_in_ulp(y[i], exact(k, x[i]));
+                if (error > work->error[k]) work->error[k] = error;
+                work->hash = (work->hash ^ (isnan(y[i]) ? 1 : bits_of_f32(y[i]))) * prime;
+            }
         }
     }
     free(memory);
@@ -89,10 +121,24 @@ static void *check_part(void *context)
 
 static int failures;
 
-static void expect(const char *what, double error, double bound)
+static void expect(const char *what, double error, double most)
 {
-    printf("%-44s %.4f (bound %.1f) %s\n", what, error, bound, error <= bound ? "ok" : "FAILED");
-    if (!(error <= bound)) ++failures;
+    printf("%-44s %.4f (bound %.2f) %s\n", what, error, most, error <= most ? "ok" : "FAILED");
+    if (!(error <= most)) ++failures;
+}
+
+static void expect_bounds(const char *where, const double error[FUNCTIONS])
+{
+    char what[80];
+    for (int k = 0; k < FUNCTIONS; ++k) {
+        snprintf(what, sizeof what, "%s, %s, ulp", name[k], where);
+        expect(what, error[k], bound[k]);
+    }
+}
+
+static void raise_to(double *error, double found)
+{
+    if (found > *error) *error = found;
 }
 
 static void check_every_float32(int threads)
@@ -100,7 +146,7 @@ static void check_every_float32(int threads)
     pthread_t thread[MOST_THREADS];
     part parts[MOST_THREADS];
     const uint64_t share = (UINT64_C(1) << 32) / CHUNK / 256 * CHUNK; /* 256 equal parts */
-    double exp_error = 0, log_error = 0;
+    double error[FUNCTIONS] = {0};
     uint64_t hash = 0;
     for (uint64_t first = 0; first < 256; first += (uint64_t)threads) {
         int running = 0;
@@ -111,13 +157,11 @@ static void check_every_float32(int threads)
         }
         for (int k = 0; k < running; ++k) {
             pthread_join(thread[k], NULL);
-            if (parts[k].exp_error > exp_error) exp_error = parts[k].exp_error;
-            if (parts[k].log_error > log_error) log_error = parts[k].log_error;
+            for (int f = 0; f < FUNCTIONS; ++f) raise_to(&error[f], parts[k].error[f]);
             hash = hash * 31 + parts[k].hash; /* in order: the same for any thread count */
         }
     }
-    expect("exp, every float32, ulp", exp_error, 1.0);
-    expect("log, every float32, ulp", log_error, 1.0);
+    expect_bounds("every float32", error);
     printf("hash of all float32 results %016llx\n", (unsigned long long)hash);
 }
 
@@ -132,25 +176,29 @@ static uint64_t random_bits(uint64_t *state)
 static void check_float64(void)
 {
     uint64_t state = 1;
-    double exp_error = 0, log_error = 0;
+    double found[FUNCTIONS] = {0};
     for (int i = 0; i < SAMPLES; ++i) {
         const double unit = (double)(random_bits(&state) >> 11) * 0x1p-53;
-        /* The last of each list is where a longer search found the largest errors. */
+        const double tiny = unit * of_bits_f64((uint64_t)(1023 - i / 6 % 64) << 52);
+        /* The last of the first two lists is where a longer search found the largest errors. */
         const double worst = (i / 6 % 41 - 20) * 0.6931471805599453 - (0.286 + 0.0606 * unit);
         const double x[] = {1492 * unit - 746, 2 * unit - 1,     80 * unit - 40,
                             709 + unit,        -708 - 38 * unit, worst};
-        double error = error_in_ulp_f64(vexp_f64(x[i % 6]), expl(x[i % 6]));
-        if (error > exp_error) exp_error = error;
         const double normal = of_bits_f64(random_bits(&state) % UINT64_C(0x7ff0000000000000));
         const double subnormal = of_bits_f64((random_bits(&state) >> (12 + i / 6 % 52)) | 1);
         const double y[] = {
             normal,    0.5 + unit,        1 + (unit - 0.5) * 1e-3, 1 + (unit - 0.5) * 1e-9,
             subnormal, 0.69 + 0.02 * unit};
-        error = error_in_ulp_f64(vlog_f64(y[i % 6]), logl(y[i % 6]));
-        if (error > log_error) log_error = error;
+        const double z[] = {tiny, -tiny, 3 * unit, -unit, normal, 0.41 + 0.02 * unit};
+        const double w[] = {tiny, 20 * unit, 2 * unit, unit, subnormal, 0.1 + 0.5 * unit};
+        const double at = x[i % 6], positive = y[i % 6], above = z[i % 6], size = w[i % 6];
+        raise_to(&found[EXP], error_in_ulp_f64(vexp_f64(at), expl(at)));
+        raise_to(&found[LOG], error_in_ulp_f64(vlog_f64(positive), logl(positive)));
+        raise_to(&found[LOG1P], error_in_ulp_f64(vlog1p_f64(above), log1pl(above)));
+        raise_to(&found[EXPM1], error_in_ulp_f64(vexpm1_f64(-size), expm1l(-size)));
+        raise_to(&found[TANH], error_in_ulp_f64(vtanh_f64(-size), tanhl(-size)));
     }
-    expect("exp, float64 samples, ulp", exp_error, 1.0);
-    expect("log, float64 samples, ulp", log_error, 1.0);
+    expect_bounds("float64 samples", found);
 }
 
 static void check_special_values(void)
@@ -171,6 +219,14 @@ static void check_special_values(void)
     expect("log(0), log(-0) = -inf", vlog_f64(0) == -inf && vlog_f64(-0.0) == -inf ? 0 : 1, 0);
     expect("log(inf) = inf", vlog_f64(inf) == inf ? 0 : 1, 0);
     expect("log(-1), log(-inf) = NaN", isnan(vlog_f64(-1)) && isnan(vlog_f64(-inf)) ? 0 : 1, 0);
+    expect("log1p(-1) = -inf, log1p(inf) = inf",
+           vlog1p_f64(-1) == -inf && vlog1p_f64(inf) == inf ? 0 : 1, 0);
+    expect("log1p(-1.5), log1p(NaN) = NaN", isnan(vlog1p_f64(-1.5)) && isnan(vlog1p_f64(NAN)) ? 0 : 1,
+           0);
+    expect("expm1(0) = 0, expm1(-inf) = -1", vexpm1_f64(0) == 0 && vexpm1_f64(-inf) == -1 ? 0 : 1, 0);
+    expect("tanh(inf) = 1, tanh(-inf) = -1", vtanh_f64(inf) == 1 && vtanh_f64(-inf) == -1 ? 0 : 1, 0);
+    expect("tanh(-0) = -0", vtanh_f64(-0.0) == 0 && signbit(vtanh_f64(-0.0)) ? 0 : 1, 0);
+    expect("tanh(NaN), expm1(NaN) = NaN", isnan(vtanh_f64(NAN)) && isnan(vexpm1_f64(NAN)) ? 0 : 1, 0);
 }
 
 int main(int count, char **arguments)

@@ -103,7 +103,7 @@ def describe(array: Array) -> str:
     return f"{array.dtype} array of shape {array.shape}"
 
 
-def _native(path: str, array: Array) -> None:
+def native(path: str, array: Array) -> None:
     if not array.dtype.isnative:
         raise TypeError(
             f"{path} has byte order {array.dtype.str!r}, which the CPU does not compute in; "
@@ -166,7 +166,7 @@ def parameter(path: str, leaf: object) -> Array:
         if array.dtype == np.float16 or is_bfloat16(array.dtype):
             hint = "keep the parameter in float32; float16 and bfloat16 gradients are fine"
         raise TypeError(f"{path} is a {describe(array)}, which cannot be trained; {hint}")
-    _native(path, array)
+    native(path, array)
     if not array.flags.writeable:
         raise read_only(path, array)
     if array.size > 1 and overlaps_itself(array):
@@ -233,7 +233,7 @@ def gradient(path: str, leaf: object) -> Array:
             f"{path} is a {describe(array)}, but a gradient must be floating-point; convert it "
             "with .astype(numpy.float32)"
         )
-    _native(path, array)
+    native(path, array)
     return array
 
 
@@ -260,140 +260,3 @@ def gradient_overlap(path: str, array: Array, others: Iterable[tuple[str, Array]
 def scheduled(check: Callable[[str, object], float], name: str, schedule: Any, step: int) -> float:
     """The value of a schedule at a step, checked like a constant."""
     return check(f"{name} (its schedule at step {step})", schedule(step))
-
-
-# ---- losses ------------------------------------------------------------------------------------
-
-
-def share(name: str, value: object) -> float:
-    """A number in [0, 1]."""
-    number = real(name, value)
-    if not 0 <= number <= 1:
-        raise ValueError(f"{name} must be in [0, 1], got {value!r}")
-    return number
-
-
-def integer(name: str, value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer):
-        raise TypeError(f"{name} must be an int, got {value!r}")
-    return int(value)
-
-
-def label(name: str, value: object) -> int:
-    """An int of 64 bits."""
-    number = integer(name, value)
-    if not -(2**63) <= number < 2**63:
-        raise ValueError(f"{name} must fit into 64 bits, got {number}")
-    return number
-
-
-def _readable(name: str, value: object) -> Array:
-    if isinstance(value, np.ma.MaskedArray):
-        raise TypeError(f"{name} is a masked array; its mask would be ignored: fill it first")
-    array = np.asarray(value)
-    if is_bfloat16(array.dtype):
-        _core.register_bfloat16(array.dtype)
-    _native(name, array)
-    return array
-
-
-def prediction(pred: object) -> Array:
-    array = _readable("pred", pred)
-    if array.dtype not in _COMPUTED:
-        raise TypeError(f"pred must be float32 or float64, got a {describe(array)}")
-    return array
-
-
-def logits(pred: object) -> Array:
-    array = prediction(pred)
-    if array.ndim == 0:
-        raise ValueError("pred must have a class axis: shape (C,), (N, C) or (N, C, ...)")
-    if array.shape[min(1, array.ndim - 1)] == 0:
-        raise ValueError(f"pred has no classes: shape {array.shape}")
-    return array
-
-
-def _same_shape(name: str, array: Array, pred: Array) -> None:
-    if array.shape != pred.shape:
-        raise ValueError(
-            f"{name} has shape {array.shape}, pred has {pred.shape}; nothing is broadcast: use "
-            "reshape, or numpy.broadcast_to if that is meant"
-        )
-
-
-def real_target(target: object, pred: Array) -> Array:
-    array = _readable("target", target)
-    _same_shape("target", array, pred)
-    if _core.is_float(array):
-        return array
-    if array.dtype.kind not in "biu":
-        raise TypeError(f"target must hold real numbers, got a {describe(array)}")
-    return array.astype(pred.dtype)
-
-
-def elementwise_weight(weight: object, pred: Array) -> Array:
-    array = _readable("weight", weight)
-    _same_shape("weight", array, pred)
-    if _core.is_float(array):
-        return array
-    if array.dtype.kind not in "biu":
-        raise TypeError(f"weight must hold real numbers, got a {describe(array)}")
-    return array.astype(pred.dtype)
-
-
-def class_weight(weight: object, classes: int, dtype: np.dtype[Any]) -> Array:
-    array = _readable("weight", weight)
-    if array.dtype.kind not in "biu" and not _core.is_float(array):
-        raise TypeError(f"weight must hold real numbers, got a {describe(array)}")
-    if array.shape != (classes,):
-        raise ValueError(f"weight must have one entry per class ({classes},), got {array.shape}")
-    return np.ascontiguousarray(array, dtype)
-
-
-def class_target(target: object, pred: Array, ignore_index: int) -> Array:
-    array = _readable("target", target)
-    if _core.is_float(array):
-        _same_shape("soft target", array, pred)
-        if ignore_index != -100:
-            raise ValueError(
-                f"ignore_index={ignore_index} needs integer labels, target is {describe(array)}"
-            )
-        return array
-    if not _core.is_integer(array):
-        raise TypeError(f"target must hold integer labels or soft targets, got {describe(array)}")
-    axis = min(1, pred.ndim - 1)
-    rows = pred.shape[:axis] + pred.shape[axis + 1 :]
-    if array.shape != rows:
-        raise ValueError(
-            f"labels must have shape {rows} for pred of shape {pred.shape}, got {array.shape}; "
-            "one-hot targets must be floating-point"
-        )
-    return array
-
-
-def output(out: object, pred: Array, others: dict[str, Array | None]) -> Array:
-    """Where the gradient goes."""
-    if out is None:
-        return np.empty_like(pred)
-    if not isinstance(out, np.ndarray):
-        raise TypeError(f"out must be an array, got {type(out).__name__}")
-    if isinstance(out, np.ma.MaskedArray):
-        raise TypeError("out is a masked array; its mask would be ignored: pass the .data")
-    if out.shape != pred.shape:
-        raise ValueError(f"out has shape {out.shape}, pred has {pred.shape}")
-    if out.dtype != pred.dtype:
-        raise TypeError(f"out is {out.dtype}, but must have pred's dtype {pred.dtype}")
-    if not out.flags.writeable:
-        raise ValueError("out is read-only")
-    if out.size > 1 and overlaps_itself(out):
-        raise ValueError(f"out overlaps itself (strides {out.strides}); pass a copy")
-    steps = zip(out.strides, pred.strides, out.shape, strict=True)
-    same = out.__array_interface__["data"][0] == pred.__array_interface__["data"][0] and all(
-        a == b for a, b, length in steps if length > 1
-    )
-    if not same and share_memory(out, pred):
-        raise ValueError("out overlaps pred partly; pass pred itself or other memory")
-    for name, other in others.items():
-        if other is not None and share_memory(out, other):
-            raise ValueError(f"out overlaps {name}; pass other memory")
-    return out

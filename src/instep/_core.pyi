@@ -12,6 +12,10 @@ WRONG_DTYPE: int
 WRONG_SHAPE: int
 MAY_OVERLAP: int
 READ_ONLY: int
+MEAN: int
+SUM: int
+NONE: int
+BATCHMEAN: int
 
 @disjoint_base
 class Row:
@@ -37,37 +41,50 @@ class Plan:
 def register_bfloat16(dtype: np.dtype[Any]) -> None: ...
 def elementwise(
     loss: int,
-    pred: npt.NDArray[Any],
-    target: npt.NDArray[Any],
-    weight: npt.NDArray[Any] | None,
-    gradient: npt.NDArray[Any],
-    values: npt.NDArray[Any] | None,
-    scale: float,
+    pred: Any,
+    target: Any,
+    weight: Any,
+    out: Any,
+    extra: npt.NDArray[Any] | None,
+    reduction: int,
+    by_weight: bool,
+    coefficients: tuple[float, ...],
     threads: int,
-) -> float: ...
-def cross_entropy(
-    pred: npt.NDArray[Any],
-    target: npt.NDArray[Any],
-    weight: npt.NDArray[Any] | None,
-    gradient: npt.NDArray[Any],
-    values: npt.NDArray[Any] | None,
+    checked: bool,
+) -> tuple[Any, npt.NDArray[Any]] | None: ...
+def classwise(
+    loss: int,
+    pred: Any,
+    target: Any,
+    weight: Any,
+    out: Any,
+    reduction: int,
     ignore_index: int,
     label_smoothing: float,
-    scale: float,
     threads: int,
-) -> float: ...
-def check_labels(
-    labels: npt.NDArray[Any],
-    classes: int,
-    ignore_index: int,
-    weight: npt.NDArray[Any] | None,
-) -> tuple[int, float]: ...
+    checked: bool,
+) -> tuple[Any, npt.NDArray[Any]] | int | None: ...
+def regionwise(
+    pred: npt.NDArray[Any],
+    target: npt.NDArray[Any],
+    mask: npt.NDArray[Any] | None,
+    gradient: npt.NDArray[Any],
+    kept: int,
+    factor: npt.NDArray[np.float64],
+    score: npt.NDArray[np.float64],
+    coefficients: tuple[float, ...],
+    threads: int,
+) -> None: ...
+def count_outside(
+    array: npt.NDArray[Any], low: float, high: float, sizes: bool, threads: int
+) -> int: ...
 def array_sum(array: npt.NDArray[Any], threads: int) -> float: ...
 def is_float(array: npt.NDArray[Any]) -> bool: ...
+def is_real(array: npt.NDArray[Any]) -> bool: ...
 def is_integer(array: npt.NDArray[Any]) -> bool: ...
 def allocations() -> int: ...
 def select_isa(name: str | None) -> bool: ...
 def isa() -> str: ...
 def available_isas() -> list[str]: ...
 def rules() -> dict[str, tuple[int, tuple[str, ...], tuple[str, ...], int]]: ...
-def losses() -> dict[str, int]: ...
+def losses() -> dict[str, tuple[int, tuple[str, ...]]]: ...

@@ -15,6 +15,8 @@ cdef extern from "instep.h" nogil:
     enum:
         INSTEP_MAX_COEFFICIENTS
         INSTEP_MAX_STATES
+        INSTEP_MAX_LOSS_COEFFICIENTS
+        INSTEP_MAX_DIMS
     ctypedef enum instep_dtype:
         INSTEP_FLOAT32
         INSTEP_FLOAT64
@@ -44,16 +46,28 @@ cdef extern from "instep.h" nogil:
         instep_array gradient
         const instep_array *weight
         const instep_array *values
+        const instep_array *extra
+        const double *coefficients
         double scale
-    ctypedef struct instep_softmax:
+    ctypedef struct instep_classwise:
         instep_array pred
         instep_array target
         instep_array gradient
         const instep_array *values
         const void *weight
+        int axis
         int64_t ignore_index
         double label_smoothing
         double scale
+    ctypedef struct instep_regionwise:
+        instep_array pred
+        instep_array target
+        instep_array gradient
+        const instep_array *mask
+        const double *coefficients
+        const double *factor
+        double *score
+        int kept
 
     int instep_isa_select(const char *name)
     const char *instep_isa_name()
@@ -66,6 +80,7 @@ cdef extern from "instep.h" nogil:
     void instep_rule_advance(int rule, double *row, int64_t step, int fresh)
     int instep_loss_count()
     const char *instep_loss_name(int loss)
+    const char *instep_loss_coefficients(int loss)
     instep_plan *instep_plan_create(int leaves)
     void instep_plan_destroy(instep_plan *plan)
     int instep_plan_set_parameter(instep_plan *plan, int leaf, const instep_array *parameter)
@@ -80,7 +95,10 @@ cdef extern from "instep.h" nogil:
     size_t instep_allocations()
     double instep_loss_elementwise(int loss, const instep_elementwise *call, int threads)
     double instep_sum(const instep_array *array, int threads)
-    double instep_loss_cross_entropy(const instep_softmax *call, int threads)
+    int64_t instep_count_outside(const instep_array *array, double low, double high, int sizes,
+                                 int threads)
+    double instep_loss_classwise(int loss, const instep_classwise *call, int threads)
+    int instep_loss_regionwise(const instep_regionwise *call, int threads)
     int64_t instep_check_labels(const instep_array *labels, int64_t classes,
                                 int64_t ignore_index, const void *weight, instep_dtype dtype,
                                 double *total)
@@ -137,6 +155,16 @@ cdef int integer_code(cnp.ndarray array) noexcept:
     if cnp.PyTypeNum_ISUNSIGNED(number):
         return INSTEP_UINT8 + width
     return INSTEP_INT8 + width
+
+
+cdef int real_code(cnp.ndarray array) noexcept:
+    """The dtype of an array of real numbers, bool included, in native byte order, or -1."""
+    cdef int code = float_code(array)
+    if code >= 0:
+        return code
+    if cnp.PyArray_TYPE(array) == cnp.NPY_BOOL:
+        return INSTEP_UINT8
+    return integer_code(array)
 
 
 cdef instep_array describe(cnp.ndarray array, int code) noexcept:
@@ -327,78 +355,17 @@ cdef class Plan:
             instep_plan_step(self.plan, self.rows, threads)
 
 
-def elementwise(int loss, cnp.ndarray pred, cnp.ndarray target, weight, cnp.ndarray gradient,
-                values, double scale, int threads):
-    """Sum of the weighted losses; writes `gradient` and, unless None, `values`."""
-    cdef instep_elementwise call
-    cdef instep_array weight_array, values_array
-    cdef double total
-    call.pred = describe(pred, float_code(pred))
-    call.target = describe(target, float_code(target))
-    call.gradient = describe(gradient, float_code(gradient))
-    call.weight = call.values = NULL
-    if weight is not None:
-        weight_array = describe(weight, float_code(weight))
-        call.weight = &weight_array
-    if values is not None:
-        values_array = describe(values, float_code(values))
-        call.values = &values_array
-    call.scale = scale
-    with nogil:
-        total = instep_loss_elementwise(loss, &call, threads)
-    return total
-
-
-def cross_entropy(cnp.ndarray pred, cnp.ndarray target, weight, cnp.ndarray gradient, values,
-                  int64_t ignore_index, double label_smoothing, double scale, int threads):
-    """Sum over rows; classes last. `target` is of pred's shape, or integer labels of the rows."""
-    cdef instep_softmax call
-    cdef instep_array values_array
-    cdef double total
-    cdef int code = integer_code(target)
-    call.pred = describe(pred, float_code(pred))
-    call.target = describe(target, code if code >= 0 else float_code(target))
-    call.gradient = describe(gradient, float_code(gradient))
-    call.values = NULL
-    if values is not None:
-        values_array = describe(values, float_code(values))
-        call.values = &values_array
-    call.weight = NULL if weight is None else cnp.PyArray_DATA(<cnp.ndarray>weight)
-    call.ignore_index = ignore_index
-    call.label_smoothing = label_smoothing
-    call.scale = scale
-    with nogil:
-        total = instep_loss_cross_entropy(&call, threads)
-    return total
-
-
-def check_labels(cnp.ndarray labels, int64_t classes, int64_t ignore_index, weight):
-    """(position of the first bad label or -1, sum of the weights of the used labels)."""
-    cdef instep_array array = describe(labels, integer_code(labels))
-    cdef const void *weights = NULL
-    cdef int code = INSTEP_FLOAT64
-    cdef double total
-    cdef int64_t position
-    if weight is not None:
-        weights = cnp.PyArray_DATA(<cnp.ndarray>weight)
-        code = float_code(weight)
-    with nogil:
-        position = instep_check_labels(&array, classes, ignore_index, weights,
-                                       <instep_dtype>code, &total)
-    return position, total
-
-
-def array_sum(cnp.ndarray array, int threads):
-    cdef instep_array view = describe(array, float_code(array))
-    cdef double total
-    with nogil:
-        total = instep_sum(&view, threads)
-    return total
+include "_losses.pxi"
 
 
 def is_float(cnp.ndarray array):
     """Can the core read it as floating-point numbers?"""
     return float_code(array) >= 0
+
+
+def is_real(cnp.ndarray array):
+    """Can the core read it as real numbers: of any float, integer or bool type?"""
+    return real_code(array) >= 0
 
 
 def is_integer(cnp.ndarray array):
@@ -445,5 +412,6 @@ def rules():
 
 
 def losses():
-    """The registry: {loss: number}."""
-    return {instep_loss_name(k).decode(): k for k in range(instep_loss_count())}
+    """The registry: {loss: (number, names of coefficients)}."""
+    return {instep_loss_name(k).decode(): (k, names(instep_loss_coefficients(k)))
+            for k in range(instep_loss_count())}

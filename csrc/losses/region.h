@@ -1,0 +1,117 @@
+/* region.h: losses of the overlap of two regions (Dice, IoU, Tversky), one score per group.
+ *
+ * p prediction (its sigmoid, from logits), t target, over the elements of a group:
+ *
+ *     I = sum p t,   P = sum p,   T = sum t
+ *     N = overlap_gain I + smooth,   D = overlap I + pred P + target T + smooth
+ *     value    = 1 - N / D                                            0 where D = 0
+ *     gradient = (N overlap - D overlap_gain) / D^2 t + N pred / D^2      times p (1 - p), from logits
+ *
+ * Two passes over the data: the sums, then the gradient. Elements whose mask is 0 or whose target
+ * is `ignored` do not exist: they add nothing, and their gradient is 0 even where they are NaN. */
+
+/* One tile as both passes see it. */
+typedef struct {
+    const REAL *p, *t, *slope; /* slope = dp / dx; NULL: 1 */
+    const uint8_t *kept;       /* NULL: all */
+} FN(region_tile);
+
+typedef struct {
+    _Alignas(64) REAL p[INSTEP_TILE], t[INSTEP_TILE], slope[INSTEP_TILE];
+    uint8_t kept[INSTEP_TILE];
+} FN(region_buffer);
+
+static void FN(sigmoids)(REAL *restrict p, REAL *restrict slope, const REAL *restrict x, size_t n)
+{
+    for (size_t i = 0; i < n; ++i) {
+        const REAL e = FN(vexp_negative)(x[i] < 0 ? x[i] : -x[i]);
+        const REAL large = 1 / (1 + e), small = e * large;
+        p[i] = x[i] < 0 ? small : large;
+        slope[i] = large * small;
+    }
+}
+
+static void FN(keep)(uint8_t *restrict kept, const REAL *restrict mask, const REAL *restrict t,
+                     REAL ignored, size_t n)
+{
+    if (mask)
+        for (size_t i = 0; i < n; ++i) kept[i] = mask[i] != 0;
+    else
+        for (size_t i = 0; i < n; ++i) kept[i] = 1;
+    for (size_t i = 0; i < n; ++i) kept[i] = (uint8_t)(kept[i] & (t[i] != ignored));
+}
+
+static void FN(hide)(REAL *restrict out, const REAL *restrict in, const uint8_t *restrict kept,
+                     size_t n)
+{
+    for (size_t i = 0; i < n; ++i) {
+        const REAL value = in[i];
+        out[i] = kept[i] ? value : 0;
+    }
+}
+
+static FN(region_tile) FN(load_region)(FN(region_buffer) *buffer, const instep_loss_views *views,
+                                       size_t start, size_t n)
+{
+    const struct region_coefficients *c = (const void *)views->coefficients;
+    _Alignas(64) REAL scratch[INSTEP_TILE];
+    FN(region_tile) tile = {.p = FN(borrow)(&views->pred, start, n, buffer->p),
+                            .t = FN(borrow)(&views->target, start, n, buffer->t)};
+    if (views->has_extra || c->ignored == c->ignored) { /* NaN: nothing is ignored */
+        const REAL *mask = NULL;
+        if (views->has_extra) mask = FN(borrow)(&views->extra, start, n, scratch);
+        FN(keep)(buffer->kept, mask, tile.t, (REAL)c->ignored, n);
+        tile.kept = buffer->kept;
+        FN(hide)(scratch, tile.t, tile.kept, n);
+        memcpy(buffer->t, scratch, n * sizeof(REAL));
+        tile.t = buffer->t;
+    }
+    if (c->from_logits != 0) {
+        FN(sigmoids)(scratch, buffer->slope, tile.p, n);
+        tile.slope = buffer->slope;
+        memcpy(buffer->p, scratch, n * sizeof(REAL));
+        tile.p = buffer->p;
+    }
+    if (tile.kept) {
+        FN(hide)(scratch, tile.p, tile.kept, n);
+        memcpy(buffer->p, scratch, n * sizeof(REAL));
+        tile.p = buffer->p;
+    }
+    return tile;
+}
+
+/* sums = I, P, T of elements [start, start + count) of the walk */
+static void FN(region_sums)(const instep_loss_views *views, size_t start, size_t count,
+                            double sums[3])
+{
+    FN(region_buffer) buffer;
+    _Alignas(64) double product[INSTEP_TILE];
+    double lanes[3][INSTEP_LANES] = {{0}};
+    for (const size_t end = start + count; start < end; start += INSTEP_TILE) {
+        const size_t n = end - start < INSTEP_TILE ? end - start : INSTEP_TILE;
+        const FN(region_tile) tile = FN(load_region)(&buffer, views, start, n);
+        for (size_t i = 0; i < n; ++i) product[i] = (double)tile.p[i] * (double)tile.t[i];
+        add_values_f64(lanes[0], product, n);
+        FN(add_values)(lanes[1], tile.p, n);
+        FN(add_values)(lanes[2], tile.t, n);
+    }
+    for (int k = 0; k < 3; ++k) sums[k] = lane_sum(lanes[k]);
+}
+
+/* gradient = (rise t + base) dp/dx of elements [start, start + count) of the walk */
+static void FN(region_gradient)(const instep_loss_views *views, size_t start, size_t count,
+                                double rise, double base)
+{
+    FN(region_buffer) buffer;
+    _Alignas(64) REAL gradient[INSTEP_TILE];
+    for (const size_t end = start + count; start < end; start += INSTEP_TILE) {
+        const size_t n = end - start < INSTEP_TILE ? end - start : INSTEP_TILE;
+        const FN(region_tile) tile = FN(load_region)(&buffer, views, start, n);
+        for (size_t i = 0; i < n; ++i) gradient[i] = (REAL)(rise * (double)tile.t[i] + base);
+        if (tile.slope)
+            for (size_t i = 0; i < n; ++i) gradient[i] *= tile.slope[i];
+        if (tile.kept)
+            for (size_t i = 0; i < n; ++i) gradient[i] = tile.kept[i] ? gradient[i] : 0;
+        FN(store)(gradient, &views->gradient, start, n);
+    }
+}

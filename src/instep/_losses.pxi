@@ -1,0 +1,286 @@
+# Part of _core.pyx: one call of a loss.
+#
+# Each takes arrays as the user gave them, and returns None where it finds something unusual:
+# another type, another shape, memory that may overlap. Python then converts or explains, and calls
+# again with `checked` arrays. So the usual call pays for no check twice.
+
+cdef extern from "numpy/arrayobject.h":
+    object PyArray_NewLikeArray(cnp.ndarray prototype, cnp.NPY_ORDER order, void *dtype,
+                                int subok)
+    bint PyArray_ISONESEGMENT(cnp.ndarray array)
+
+# How losses of elements or rows become one number.
+MEAN, SUM, NONE, BATCHMEAN = 0, 1, 2, 3
+cdef enum:
+    C_MEAN = 0
+    C_SUM = 1
+    C_NONE = 2
+    C_BATCHMEAN = 3
+
+# The largest 1 / x is finite from here on.
+cdef double SMALLEST_DIVISOR = 2.0 ** -1022
+
+
+cdef int prediction_code(cnp.ndarray array) noexcept:
+    """float32, float64, float16 or bfloat16, or -1."""
+    cdef int code = float_code(array)
+    return -1 if code == INSTEP_LONGDOUBLE else code
+
+
+cdef bint same_shape(cnp.ndarray a, cnp.ndarray b) noexcept:
+    cdef int axis
+    if cnp.PyArray_NDIM(a) != cnp.PyArray_NDIM(b):
+        return False
+    for axis in range(cnp.PyArray_NDIM(a)):
+        if cnp.PyArray_DIM(a, axis) != cnp.PyArray_DIM(b, axis):
+            return False
+    return True
+
+
+cdef void byte_range(cnp.ndarray array, intptr_t *low, intptr_t *high) noexcept:
+    cdef int axis
+    cdef intptr_t reach
+    low[0] = high[0] = <intptr_t>cnp.PyArray_DATA(array)
+    if cnp.PyArray_SIZE(array) == 0:
+        return
+    high[0] += cnp.PyArray_ITEMSIZE(array)
+    for axis in range(cnp.PyArray_NDIM(array)):
+        reach = (cnp.PyArray_DIM(array, axis) - 1) * cnp.PyArray_STRIDE(array, axis)
+        if reach < 0:
+            low[0] += reach
+        else:
+            high[0] += reach
+
+
+cdef bint apart(cnp.ndarray a, cnp.ndarray b) noexcept:
+    """No byte of one lies between the first and the last of the other."""
+    cdef intptr_t a_low, a_high, b_low, b_high
+    byte_range(a, &a_low, &a_high)
+    byte_range(b, &b_low, &b_high)
+    return a_high <= b_low or b_high <= a_low
+
+
+cdef bint is_output(object out, cnp.ndarray pred, cnp.ndarray target, object weight) noexcept:
+    """An array like pred that can surely be written: pred itself, or dense memory of its own."""
+    if not cnp.PyArray_CheckExact(out) or not cnp.PyArray_ISWRITEABLE(<cnp.ndarray>out):
+        return False
+    if not PyArray_ISONESEGMENT(<cnp.ndarray>out) or not same_shape(<cnp.ndarray>out, pred):
+        return False
+    if float_code(<cnp.ndarray>out) != float_code(pred) or not apart(<cnp.ndarray>out, target):
+        return False
+    if weight is not None and not apart(<cnp.ndarray>out, <cnp.ndarray>weight):
+        return False
+    return out is pred or apart(<cnp.ndarray>out, pred)
+
+
+cdef cnp.ndarray new_like(cnp.ndarray array):
+    return PyArray_NewLikeArray(array, cnp.NPY_KEEPORDER, NULL, 0)
+
+
+def elementwise(int loss, pred, target, weight, out, extra, int reduction, bint by_weight,
+                tuple coefficients, int threads, bint checked):
+    """(value, gradient) of an elementwise loss, or None.
+
+    `by_weight`: a mean divides by the sum of the weights. `extra` has been checked."""
+    cdef instep_elementwise call
+    cdef instep_array weight_array, values_array, extra_array
+    cdef double[INSTEP_MAX_LOSS_COEFFICIENTS] numbers
+    cdef double total, divisor = 1
+    cdef int k, code, real
+    cdef cnp.ndarray gradient
+    cdef object values = None
+    if not cnp.PyArray_CheckExact(pred) or not cnp.PyArray_CheckExact(target):
+        return None
+    code, real = prediction_code(pred), real_code(target)
+    if code < 0 or real < 0 or not same_shape(pred, target):
+        return None
+    call.pred, call.target = describe(pred, code), describe(target, real)
+    call.weight = call.values = call.extra = NULL
+    if weight is not None:
+        if not cnp.PyArray_CheckExact(weight):
+            return None
+        real = real_code(weight)
+        if real < 0 or not same_shape(pred, weight):
+            return None
+        weight_array = describe(weight, real)
+        call.weight = &weight_array
+    if out is not None and not checked and not is_output(out, pred, target, weight):
+        return None
+    if extra is not None:
+        if out is not None and not checked:
+            return None
+        extra_array = describe(extra, real_code(extra))
+        call.extra = &extra_array
+    if reduction == C_BATCHMEAN:
+        divisor = cnp.PyArray_DIM(pred, 0) if call.pred.ndim > 0 else 1
+    elif reduction == C_MEAN:
+        divisor = cnp.PyArray_SIZE(pred)
+        if weight is not None and by_weight:
+            divisor = instep_sum(&weight_array, threads)
+    if 0 < abs(divisor) < SMALLEST_DIVISOR:
+        return None
+    gradient = new_like(pred) if out is None else out
+    if divisor == 0:
+        gradient.fill(0)
+        return 0.0, gradient
+    call.gradient = describe(gradient, code)
+    if reduction == C_NONE:
+        values = new_like(pred)
+        values_array = describe(values, code)
+        call.values = &values_array
+    for k in range(len(coefficients)):
+        numbers[k] = coefficients[k]
+    call.coefficients = numbers
+    call.scale = 1 / divisor
+    if cnp.PyArray_SIZE(pred) < KEEP_GIL:
+        total = instep_loss_elementwise(loss, &call, threads)
+    else:
+        with nogil:
+            total = instep_loss_elementwise(loss, &call, threads)
+    return (total / divisor if values is None else values), gradient
+
+
+cdef bint same_rows(cnp.ndarray labels, cnp.ndarray pred, int axis) noexcept:
+    """Are labels shaped like pred without the class axis?"""
+    cdef int k, ndim = cnp.PyArray_NDIM(labels)
+    if ndim != cnp.PyArray_NDIM(pred) - 1:
+        return False
+    for k in range(ndim):
+        if cnp.PyArray_DIM(labels, k) != cnp.PyArray_DIM(pred, k + (k >= axis)):
+            return False
+    return True
+
+
+cdef bint is_class_weight(object weight, cnp.ndarray pred, int axis) noexcept:
+    """One aligned float64 per class, or float32 where pred is not float64?"""
+    cdef cnp.ndarray array
+    cdef int wanted = INSTEP_FLOAT64 if float_code(pred) == INSTEP_FLOAT64 else INSTEP_FLOAT32
+    if not cnp.PyArray_CheckExact(weight):
+        return False
+    array = weight
+    if cnp.PyArray_NDIM(array) != 1 or not cnp.PyArray_ISCARRAY_RO(array):
+        return False
+    if cnp.PyArray_DIM(array, 0) != cnp.PyArray_DIM(pred, axis):
+        return False
+    return float_code(array) == wanted
+
+
+cdef cnp.ndarray new_rows(cnp.ndarray pred, int axis):
+    """A new array of pred's dtype and of its shape without the class axis."""
+    cdef cnp.npy_intp[INSTEP_MAX_DIMS] shape
+    cdef int k, ndim = cnp.PyArray_NDIM(pred)
+    for k in range(ndim - 1):
+        shape[k] = cnp.PyArray_DIM(pred, k + (k >= axis))
+    return cnp.PyArray_EMPTY(ndim - 1, shape, cnp.PyArray_TYPE(pred), 0)
+
+
+def classwise(int loss, pred, target, weight, out, int reduction, int64_t ignore_index,
+              double label_smoothing, int threads, bint checked):
+    """(value, gradient) of a loss over the class axis, or None.
+
+    Of labels out of range: the position of the first, in C order."""
+    cdef instep_classwise call
+    cdef instep_array values_array
+    cdef double total, used = 0, divisor = 1
+    cdef int64_t position = -1
+    cdef int code, target_code, axis
+    cdef cnp.ndarray gradient
+    cdef object values = None
+    if not cnp.PyArray_CheckExact(pred) or not cnp.PyArray_CheckExact(target):
+        return None
+    code, target_code, axis = prediction_code(pred), integer_code(target), 1
+    if code < 0 or cnp.PyArray_NDIM(pred) == 0:
+        return None
+    if cnp.PyArray_NDIM(pred) == 1:
+        axis = 0
+    if cnp.PyArray_DIM(pred, axis) == 0:
+        return None
+    if target_code < 0:
+        target_code = float_code(target)
+        if target_code < 0 or not same_shape(pred, target):
+            return None
+    elif not same_rows(target, pred, axis):
+        return None
+    call.weight = NULL
+    if weight is not None:
+        if not is_class_weight(weight, pred, axis):
+            return None
+        call.weight = cnp.PyArray_DATA(<cnp.ndarray>weight)
+    if out is not None and not checked and not is_output(out, pred, target, weight):
+        return None
+    call.pred, call.target = describe(pred, code), describe(target, target_code)
+    call.values = NULL
+    call.axis, call.ignore_index, call.label_smoothing = axis, ignore_index, label_smoothing
+    if target_code >= INSTEP_INT8:
+        with nogil:
+            position = instep_check_labels(&call.target, call.pred.shape[axis], ignore_index,
+                                           call.weight, INSTEP_FLOAT64 if code == INSTEP_FLOAT64
+                                           else INSTEP_FLOAT32, &used)
+        if position >= 0:
+            return position
+    elif cnp.PyArray_SIZE(pred) > 0:
+        used = cnp.PyArray_SIZE(pred) // call.pred.shape[axis]
+    if reduction == C_MEAN:
+        divisor = used
+    if 0 < abs(divisor) < SMALLEST_DIVISOR:
+        return None
+    gradient = new_like(pred) if out is None else out
+    if divisor == 0:
+        gradient.fill(0)
+        return 0.0, gradient
+    call.gradient = describe(gradient, code)
+    if reduction == C_NONE:
+        values = new_rows(pred, axis)
+        values_array = describe(values, code)
+        call.values = &values_array
+    call.scale = 1 / divisor
+    if cnp.PyArray_SIZE(pred) < KEEP_GIL:
+        total = instep_loss_classwise(loss, &call, threads)
+    else:
+        with nogil:
+            total = instep_loss_classwise(loss, &call, threads)
+    return (total / divisor if values is None else values), gradient
+
+
+def regionwise(cnp.ndarray pred, cnp.ndarray target, mask, cnp.ndarray gradient, int kept,
+               cnp.ndarray factor, cnp.ndarray score, tuple coefficients, int threads):
+    """Write the gradient and one score per group. The first `kept` axes number the groups;
+    `factor` and `score` are dense float64. Everything has been checked."""
+    cdef instep_regionwise call
+    cdef instep_array mask_array
+    cdef double[INSTEP_MAX_COEFFICIENTS] numbers
+    cdef int k, failed
+    call.pred = describe(pred, float_code(pred))
+    call.target = describe(target, real_code(target))
+    call.gradient = describe(gradient, float_code(gradient))
+    call.mask = NULL
+    if mask is not None:
+        mask_array = describe(mask, real_code(mask))
+        call.mask = &mask_array
+    for k in range(len(coefficients)):
+        numbers[k] = coefficients[k]
+    call.coefficients = numbers
+    call.factor = <const double *>cnp.PyArray_DATA(factor)
+    call.score = <double *>cnp.PyArray_DATA(score)
+    call.kept = kept
+    with nogil:
+        failed = instep_loss_regionwise(&call, threads)
+    if failed:
+        raise MemoryError
+
+
+def count_outside(cnp.ndarray array, double low, double high, bint sizes, int threads):
+    """How many elements, or their absolute values, are below `low` or above `high`."""
+    cdef instep_array view = describe(array, real_code(array))
+    cdef int64_t count
+    with nogil:
+        count = instep_count_outside(&view, low, high, sizes, threads)
+    return count
+
+
+def array_sum(cnp.ndarray array, int threads):
+    cdef instep_array view = describe(array, real_code(array))
+    cdef double total
+    with nogil:
+        total = instep_sum(&view, threads)
+    return total
