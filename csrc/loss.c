@@ -163,6 +163,7 @@ double instep_loss_classwise(int loss, const instep_classwise *call, int threads
     views->pred = rows_of(&call->pred, axis, axes[0]);
     views->gradient = rows_of(&call->gradient, axis, axes[1]);
     views->target = rows_of(&call->target, labels ? -1 : axis, axes[2]);
+    views->in_place = call->gradient.data == call->pred.data;
     views->has_values = call->values != NULL;
     if (call->values) views->values = rows_of(call->values, -1, axes[3]);
     views->classes = (size_t)call->pred.shape[axis];
@@ -173,24 +174,6 @@ double instep_loss_classwise(int loss, const instep_classwise *call, int threads
     work.loss = loss - INSTEP_ELEMENTWISE_LOSSES;
     return run_blocks(&work, sum_rows, instep_size(&call->pred) / views->classes, views->classes,
                       threads);
-}
-
-/* out[i] = the label of row start + i. */
-static void load_labels(int64_t *out, const instep_view *view, size_t start, size_t count)
-{
-    const instep_dtype dtype = (instep_dtype)view->dtype;
-    while (count > 0) {
-        const size_t run = instep_view_run(view, start, count);
-        const char *at = instep_view_at(view, start);
-        if (dtype == INSTEP_INT64 && view->stride == sizeof *out)
-            memcpy(out, at, run * sizeof *out);
-        else
-            for (size_t i = 0; i < run; ++i)
-                out[i] = read_label(at + (intptr_t)i * view->stride, dtype);
-        out += run;
-        start += run;
-        count -= run;
-    }
 }
 
 static double label_weight(const void *weight, instep_dtype dtype, int64_t label)
@@ -209,14 +192,9 @@ int64_t instep_check_labels(const instep_array *labels, int64_t classes, int64_t
     *total = 0;
     for (size_t start = 0; start < size; start += INSTEP_TILE) {
         const size_t n = size - start < INSTEP_TILE ? size - start : INSTEP_TILE;
-        size_t bad = 0, used = 0;
+        size_t used = 0;
         load_labels(label, &view, start, n);
-        for (size_t i = 0; i < n; ++i) {
-            const int counts = label[i] != ignore_index;
-            used += (size_t)counts;
-            bad += (size_t)(counts & ((label[i] < 0) | (label[i] >= classes)));
-        }
-        if (bad > 0)
+        if (instep_kernels()->count_labels(label, n, classes, ignore_index, &used) > 0)
             for (size_t i = 0; i < n; ++i)
                 if (label[i] != ignore_index && (label[i] < 0 || label[i] >= classes))
                     return (int64_t)(start + i);

@@ -71,7 +71,8 @@ static double finish_group(piece *pieces, size_t count, const struct region_coef
     return (below - above) / below;
 }
 
-static void view_call(job *work, const instep_regionwise *call, intptr_t axes[4][2 * INSTEP_MAX_DIMS])
+static void view_call(job *work, const instep_regionwise *call,
+                      intptr_t axes[4][2 * INSTEP_MAX_DIMS])
 {
     int order[INSTEP_MAX_DIMS];
     instep_array summed = call->pred;

@@ -45,8 +45,7 @@ static void FN(step)(const instep_leaf *leaf, size_t start, size_t count, const 
     const int scaled = wide || FN(is_extreme)(row[0]);
     const size_t end = start + count, head = count > INSTEP_TILE ? FN(head)(leaf, start) : 0;
     size_t tile = count;
-    int dense = leaf->gradient.dense && !scaled && leaf->parameter.dense &&
-                given == REAL_DTYPE;
+    int dense = leaf->gradient.dense && !scaled && leaf->parameter.dense && given == REAL_DTYPE;
     for (int k = 0; k < leaf->states; ++k) dense &= leaf->state[k].dense;
     if (!dense && tile > INSTEP_TILE) tile = INSTEP_TILE;
 

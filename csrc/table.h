@@ -10,9 +10,9 @@
     };
 #include "kernels.def"
 
-#define ELEMENTWISE(loss, ...)  \
+#define ELEMENTWISE(loss, ...)   \
     struct loss##_coefficients { \
-        double __VA_ARGS__;     \
+        double __VA_ARGS__;      \
     };
 #define REGIONWISE(loss, ...) ELEMENTWISE(loss, __VA_ARGS__)
 #include "kernels.def"
@@ -65,10 +65,9 @@ typedef struct {
     void (*step)(const instep_leaf *leaf, size_t start, size_t count, const double *row);
     double (*elementwise)(int loss, const instep_loss_views *views, size_t start, size_t count);
     instep_span classwise[INSTEP_CLASSWISE_LOSSES];
-    void (*region_sums)(const instep_loss_views *views, size_t start, size_t count,
-                        double sums[3]);
-    void (*region_gradient)(const instep_loss_views *views, size_t start, size_t count,
-                            double rise, double base);
+    void (*region_sums)(const instep_loss_views *views, size_t start, size_t count, double sums[3]);
+    void (*region_gradient)(const instep_loss_views *views, size_t start, size_t count, double rise,
+                            double base);
     instep_span count_outside; /* of pred, by coefficients: lowest, highest */
 } instep_typed;
 
@@ -77,6 +76,9 @@ typedef struct {
     const instep_typed *f32, *f64;
     double (*sum_squares)(const instep_view *view, size_t start, size_t count, double scale);
     double (*sum)(const instep_view *view, size_t start, size_t count);
+    /* Returns how many labels are neither ignore_index nor in [0, classes); *used: those in. */
+    size_t (*count_labels)(const int64_t *label, size_t n, int64_t classes, int64_t ignore_index,
+                           size_t *used);
 } instep_variant;
 
 extern const instep_variant instep_variant_baseline, instep_variant_avx2, instep_variant_avx512;

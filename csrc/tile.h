@@ -178,8 +178,7 @@ static void FN(store)(const REAL *restrict tile, const instep_view *view, size_t
  * decoded into `buffer`. */
 static inline REAL *FN(borrow)(const instep_view *view, size_t start, size_t count, REAL *buffer)
 {
-    if (view->dense && view->dtype == REAL_DTYPE)
-        return (REAL *)(void *)view->data + start;
+    if (view->dense && view->dtype == REAL_DTYPE) return (REAL *)(void *)view->data + start;
     FN(load)(buffer, view, start, count);
     return buffer;
 }

@@ -7,6 +7,12 @@
 #include "lanes.h"
 #include "losses/labels.h"
 
+/* Labels out of range have been refused, unless somebody writes them meanwhile. */
+static inline int is_ignored(const instep_loss_views *views, int64_t label)
+{
+    return label == views->ignore_index || (uint64_t)label >= views->classes;
+}
+
 #define REAL_BITS 64
 #include "typed.h"
 #undef REAL_BITS
@@ -41,6 +47,20 @@ static double sum(const instep_view *view, size_t start, size_t count)
     return lane_sum(lanes);
 }
 
+static size_t count_labels(const int64_t *restrict label, size_t n, int64_t classes,
+                           int64_t ignore_index, size_t *used)
+{
+    uint64_t bad = 0, counted = 0;
+    for (size_t i = 0; i < n; ++i) {
+        const uint64_t counts = label[i] != ignore_index;
+        const uint64_t inside = (uint64_t)label[i] < (uint64_t)classes;
+        counted += counts;
+        bad += counts & ~inside;
+    }
+    *used = counted;
+    return bad;
+}
+
 #define PASTE(a, b) a##b
 #define VARIANT(isa) PASTE(instep_variant_, isa)
 #define TEXT(name) #name
@@ -52,4 +72,5 @@ const instep_variant VARIANT(INSTEP_ISA) = {
     .f64 = &typed_f64,
     .sum_squares = sum_squares,
     .sum = sum,
+    .count_labels = count_labels,
 };

@@ -2,8 +2,8 @@
  *
  * IEEE arithmetic, selects and bit operations only; no table, no branch, no libm. Included once
  * per REAL. Largest error in ulp over every float32 / over samples of float64 (no proof):
- *     vexp 0.98 / 0.96   vlog 0.84 / 0.87   vlog1p 0.88 / 0.90   vexpm1 0.93 / 1.10   vtanh 2.5 / 2.6
- * csrc/tests/test_vmath.c asserts 1 ulp for the first three, 1.25 and 3 for the others.
+ *     vexp 0.98 / 0.96   vlog 0.84 / 0.87   vlog1p 0.88 / 0.90   vexpm1 0.93 / 1.10   vtanh 2.5
+ * / 2.6 csrc/tests/test_vmath.c asserts 1 ulp for the first three, 1.25 and 3 for the others.
  *
  *     exp(x) = 2^n * (1 + r + r^2 q(r)),   n = round(x / ln 2),  r = x - n ln 2
  *     log(x) = k ln 2 + log(1 + f),        x = 2^k (1 + f),  1 + f in [sqrt(1/2), sqrt(2))
@@ -90,25 +90,32 @@ static inline REAL FN(exp_tail)(REAL r)
 #endif
 }
 
-/* z * R(z), where log((1 + s) / (1 - s)) = 2 s + s z R(z), z = s^2, |f| within the range above */
+/* z * R(z), where log((1 + s) / (1 - s)) = 2 s + s z R(z), z = s^2, |s| <= 1/3 */
 static inline REAL FN(log_tail)(REAL z)
 {
 #if REAL_BITS == 32
-    REAL q = 0x1.ddd2eep-3f;
-    q = q * z + 0x1.245b12p-2f;
-    q = q * z + 0x1.9999f4p-2f;
-    q = q * z + 0x1.555554p-1f;
+    REAL q = 0x1.f1733ap-3f;
+    q = q * z + 0x1.b6e6cep-3f;
+    q = q * z + 0x1.2508b0p-2f;
+    q = q * z + 0x1.9996b0p-2f;
+    q = q * z + 0x1.555558p-1f;
 #else
-    REAL q = 0x1.2f59344bb061cp-3;
-    q = q * z + 0x1.399c613190f2dp-3;
-    q = q * z + 0x1.74664f2799779p-3;
-    q = q * z + 0x1.c71c529dde8e5p-3;
-    q = q * z + 0x1.2492493fd0d45p-2;
-    q = q * z + 0x1.99999999845d8p-2;
-    q = q * z + 0x1.555555555557cp-1;
+    REAL q = 0x1.5c5c1d20136dbp-3;
+    q = q * z + 0x1.55cf5eb72d5edp-4;
+    q = q * z + 0x1.efd18bd021ffbp-4;
+    q = q * z + 0x1.10682eefb5a9dp-3;
+    q = q * z + 0x1.3b1dd3ab0888ep-3;
+    q = q * z + 0x1.745cb459c712fp-3;
+    q = q * z + 0x1.c71c741a05e73p-3;
+    q = q * z + 0x1.2492492091140p-2;
+    q = q * z + 0x1.99999999a06c1p-2;
+    q = q * z + 0x1.5555555555535p-1;
 #endif
     return q * z;
 }
+
+/* log((1 + s) / (1 - s)) for |s| <= 1/3: with s = x / (2 + x), log(1 + x) for -1/2 <= x <= 1. */
+static inline REAL FN(vlog_ratio)(REAL s) { return 2 * s + s * FN(log_tail)(s * s); }
 
 /* 2^n, where the low bits of `rounded` = ROUNDER + n hold n. */
 static inline REAL FN(power_of_two)(REAL rounded)
@@ -144,13 +151,14 @@ static inline REAL FN(vexp)(REAL x)
     return value * FN(power_of_two)(half) * FN(power_of_two)(rest);
 }
 
-/* exp(x) for x <= 0, 0 where the result would be subnormal; NaN for NaN. The same bits as vexp
- * otherwise, in two thirds of the time. */
+/* exp(x) for x <= 0, 0 where the result would be subnormal; NaN for NaN. Takes two thirds of vexp's
+ * time. */
 static inline REAL FN(vexp_negative)(REAL x)
 {
-    const REAL rounded = x * LOG2_E + ROUNDER, n = rounded - ROUNDER;
+    const REAL rounded = x * LOG2_E + (ROUNDER + (REAL)BIAS), n = rounded - (ROUNDER + (REAL)BIAS);
     const REAL r = (x - n * LN2_HIGH) - n * LN2_LOW;
-    const REAL value = (1 + (r + r * r * FN(exp_tail)(r))) * FN(power_of_two)(rounded);
+    const REAL power = FN(of_bits)(FN(bits_of)(rounded) << MANTISSA); /* 2^n, bias and all */
+    const REAL value = (1 + (r + r * r * FN(exp_tail)(r))) * power;
     return x < EXP_NORMAL ? 0 : value;
 }
 
@@ -164,12 +172,23 @@ static inline REAL FN(vexpm1)(REAL x)
     return power * (r + r * r * FN(exp_tail)(r)) + (power - 1);
 }
 
+/* -|x| */
+static inline REAL FN(minus_size)(REAL x)
+{
+    return FN(of_bits)(FN(bits_of)(x) | (UINT)1 << (REAL_BITS - 1));
+}
+
+/* value with its sign changed where x is negative. */
+static inline REAL FN(signed_as)(REAL value, REAL x)
+{
+    return FN(of_bits)(FN(bits_of)(value) ^ (FN(bits_of)(x) & (UINT)1 << (REAL_BITS - 1)));
+}
+
 /* tanh(x) = -m / (2 + m), m = exp(-2 |x|) - 1, with the sign of x; NaN for NaN. */
 static inline REAL FN(vtanh)(REAL x)
 {
-    const UINT sign = FN(bits_of)(x) & (UINT)1 << (REAL_BITS - 1);
-    const REAL m = FN(vexpm1)(-2 * FN(of_bits)(FN(bits_of)(x) ^ sign));
-    return FN(of_bits)(FN(bits_of)(-m / (2 + m)) | sign);
+    const REAL m = FN(vexpm1)(2 * FN(minus_size)(x));
+    return FN(signed_as)(-m / (2 + m), x);
 }
 
 /* k ln 2 + log(1 + f) + correction */

@@ -4,9 +4,10 @@
  *     gradient = (x - t) / max(x (1 - x), 1e-12)
  *
  * The limits are PyTorch's: a wrong certainty costs 100 and its gradient is 1e12, not infinite. */
-static void FN(binary_cross_entropy)(size_t n, const REAL *restrict pred, const REAL *restrict target,
-                                     const REAL *restrict extra, const void *coefficients,
-                                     REAL *restrict gradient, double *restrict value)
+static void FN(binary_cross_entropy)(size_t n, const REAL *restrict pred,
+                                     const REAL *restrict target, const REAL *restrict extra,
+                                     const void *coefficients, REAL *restrict gradient,
+                                     double *restrict value)
 {
     const struct binary_cross_entropy_coefficients c =
         *(const struct binary_cross_entropy_coefficients *)coefficients;

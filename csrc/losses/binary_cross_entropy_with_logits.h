@@ -4,34 +4,37 @@
  *     value    = (1 - t) softplus(x)  + w t softplus(-x)
  *     gradient = (1 - t) sigmoid(x)   - w t sigmoid(-x)
  *
- * One exponential e = exp(-|x|) serves all: softplus(+-x) = max(+-x, 0) + log1p(e), and the sigmoids
- * are 1 / (1 + e) and e / (1 + e). No difference of large numbers occurs, and a term of weight 0
- * hides even an infinite logit. `extra`, unless NULL, holds w element by element. */
-ALWAYS_INLINE static void FN(binary_cross_entropy_body)(
-    size_t n, const REAL *restrict pred, const REAL *restrict target, const REAL *restrict extra,
-    const struct binary_cross_entropy_with_logits_coefficients *c, REAL *restrict gradient,
-    double *restrict value, int has_extra)
+ * One exponential e = exp(-|x|) and one division serve all: with l = log(1 + e), softplus(+-x) is
+ * max(+-x, 0) + l, and the sigmoids of |x| and -|x| are 1 / (1 + e) and e / (1 + e). No difference
+ * of large numbers occurs, and a term of weight 0 hides even an infinite logit. `extra`, unless
+ * NULL, holds w element by element. */
+ALWAYS_INLINE static void
+FN(binary_cross_entropy_body)(size_t n, const REAL *restrict pred, const REAL *restrict target,
+                              const REAL *restrict extra,
+                              const struct binary_cross_entropy_with_logits_coefficients *c,
+                              REAL *restrict gradient, double *restrict value, int has_extra)
 {
     const REAL factor = (REAL)c->factor, kept = (REAL)(1 - c->label_smoothing);
     const REAL added = (REAL)(0.5 * c->label_smoothing), pos_weight = (REAL)c->pos_weight;
     for (size_t i = 0; i < n; ++i) {
         const REAL x = pred[i], t = kept * target[i] + added;
         const REAL positive = (has_extra ? extra[i] : pos_weight) * t, negative = 1 - t;
-        const REAL e = FN(vexp_negative)(x < 0 ? x : -x), log = FN(vlog1p)(e);
-        const REAL large = 1 / (1 + e), small = e * large;
-        const REAL up = (x > 0 ? x : 0) + log, down = (x < 0 ? -x : 0) + log;
-        const REAL up_part = negative * up, down_part = positive * down;
-        value[i] = (double)((negative != 0 ? up_part : 0) + (positive != 0 ? down_part : 0));
-        const REAL up_slope = negative * (x < 0 ? small : large);
-        gradient[i] = factor * (up_slope - positive * (x < 0 ? large : small));
+        const REAL e = FN(vexp_negative)(FN(minus_size)(x));
+        const REAL quotient = 1 / ((1 + e) * (2 + e));
+        const REAL large = (2 + e) * quotient, small = e * large;
+        const REAL log = FN(vlog_ratio)(e * ((1 + e) * quotient));
+        const REAL against = x < 0 ? positive : negative, along = x < 0 ? negative : positive;
+        const REAL distance = against * -FN(minus_size)(x);
+        value[i] = (double)((along + against) * log + (against != 0 ? distance : 0));
+        gradient[i] = factor * FN(signed_as)(against * large - along * small, x);
     }
 }
 
 static void FN(binary_cross_entropy_with_logits)(size_t n, const REAL *restrict pred,
                                                  const REAL *restrict target,
                                                  const REAL *restrict extra,
-                                                 const void *coefficients,
-                                                 REAL *restrict gradient, double *restrict value)
+                                                 const void *coefficients, REAL *restrict gradient,
+                                                 double *restrict value)
 {
     const struct binary_cross_entropy_with_logits_coefficients c =
         *(const struct binary_cross_entropy_with_logits_coefficients *)coefficients;

@@ -7,11 +7,6 @@
  * so that weights of any size neither overflow nor vanish. A plain label (no smoothing) is a
  * spike: t is `height` at the label and 0 elsewhere. */
 
-static inline size_t FN(padded)(size_t n)
-{
-    return (n + INSTEP_LANES - 1) / INSTEP_LANES * INSTEP_LANES;
-}
-
 /* The row at position `index` of the walk. */
 static instep_class_row FN(class_row)(const instep_loss_views *views, size_t index)
 {
@@ -23,8 +18,7 @@ static instep_class_row FN(class_row)(const instep_loss_views *views, size_t ind
                             .label = -1};
     if (!views->labels) return row;
     row.label = read_label(target, (instep_dtype)views->target.dtype);
-    /* Labels out of range have been refused, unless somebody writes them meanwhile. */
-    row.ignored = row.label == views->ignore_index || (uint64_t)row.label >= views->classes;
+    row.ignored = is_ignored(views, row.label);
     row.spike = views->label_smoothing == 0 && !row.ignored;
     if (row.spike) row.height = weight ? (double)weight[row.label] : 1;
     return row;
@@ -57,16 +51,32 @@ static void FN(effective_target)(double *restrict t, const instep_loss_views *vi
         for (size_t k = 0; k < n; ++k) t[k] *= (double)weight[start + k];
 }
 
+/* Where REAL elements lie at `at`, `step` bytes apart: there if they are dense, else NULL. */
+static inline REAL *FN(dense_run)(char *at, intptr_t step, int dtype)
+{
+    const int dense =
+        dtype == REAL_DTYPE && step == sizeof(REAL) && (uintptr_t)at % sizeof(REAL) == 0;
+    return dense ? (REAL *)(void *)at : NULL;
+}
+
 /* The predictions of classes [start, start + n): where they lie, or decoded into `buffer`. */
 static const REAL *FN(class_tile)(REAL *buffer, const instep_loss_views *views,
                                   const instep_class_row *row, size_t start, size_t n)
 {
-    const char *at = row->pred + (intptr_t)start * views->pred_step;
-    const instep_dtype dtype = (instep_dtype)views->pred.dtype;
-    if (dtype == REAL_DTYPE && views->pred_step == sizeof(REAL) && (uintptr_t)at % sizeof(REAL) == 0)
-        return (const REAL *)(const void *)at;
-    FN(load_run)(buffer, at, views->pred_step, n, dtype);
-    return buffer;
+    char *at = row->pred + (intptr_t)start * views->pred_step;
+    const REAL *there = FN(dense_run)(at, views->pred_step, views->pred.dtype);
+    if (there == NULL)
+        FN(load_run)(buffer, at, views->pred_step, n, (instep_dtype)views->pred.dtype);
+    return there ? there : buffer;
+}
+
+/* Where the gradient of the classes from `start` on can be written: in place, or in `buffer`. */
+static REAL *FN(lend_classes)(REAL *buffer, const instep_loss_views *views,
+                              const instep_class_row *row, size_t start)
+{
+    char *at = row->gradient + (intptr_t)start * views->gradient_step;
+    REAL *there = FN(dense_run)(at, views->gradient_step, views->gradient.dtype);
+    return there && !views->in_place ? there : buffer;
 }
 
 static void FN(store_classes)(const REAL *tile, const instep_loss_views *views,

@@ -81,7 +81,7 @@ static void FN(class_gradient)(REAL *restrict e, const instep_loss_views *views,
 /* One row; returns its value. */
 static double FN(cross_entropy_row)(const instep_loss_views *views, const instep_class_row *row)
 {
-    _Alignas(64) REAL buffer[INSTEP_TILE], e[INSTEP_TILE];
+    _Alignas(64) REAL buffer[INSTEP_TILE], rest[INSTEP_TILE];
     const size_t classes = views->classes;
     const int single = classes <= INSTEP_TILE, rests = views->gradient.dtype == REAL_DTYPE;
     double mass[INSTEP_LANES] = {0}, dot[INSTEP_LANES] = {0}, total[INSTEP_LANES] = {0};
@@ -95,22 +95,24 @@ static double FN(cross_entropy_row)(const instep_loss_views *views, const instep
         const REAL *x = single && views->pred.dtype != REAL_DTYPE
                             ? buffer
                             : FN(class_tile)(buffer, views, row, start, n);
+        REAL *e = FN(lend_classes)(rest, views, row, start);
         FN(add_targets)(mass, dot, views, row, x, top, start, n);
         FN(exponentials)(e, x, top, n);
         FN(add_values)(total, e, n);
-        if (!single && rests) FN(store_classes)(e, views, row, start, n);
+        if (e == rest && !single && rests) FN(store_classes)(e, views, row, start, n);
     }
     const double target_mass = lane_sum(mass), sum = lane_sum(total);
     const double ratio = target_mass / sum * views->scale;
     for (size_t start = 0; start < classes; start += INSTEP_TILE) {
         const size_t n = classes - start < INSTEP_TILE ? classes - start : INSTEP_TILE;
-        if (!single && rests)
+        REAL *e = FN(lend_classes)(rest, views, row, start);
+        if (e == rest && !single && rests)
             FN(load_run)(e, row->gradient + (intptr_t)start * views->gradient_step,
                          views->gradient_step, n, REAL_DTYPE);
-        else if (!single)
+        else if (e == rest && !single)
             FN(exponentials)(e, FN(class_tile)(buffer, views, row, start, n), top, n);
         FN(class_gradient)(e, views, row, ratio, start, n);
-        FN(store_classes)(e, views, row, start, n);
+        if (e == rest) FN(store_classes)(e, views, row, start, n);
     }
     return target_mass * vlog_f64(sum) - lane_sum(dot);
 }

@@ -36,7 +36,8 @@ static double FN(elementwise)(int loss, const instep_loss_views *views, size_t s
         if (!views->in_place) gradient = FN(lend)(&views->gradient, start, buffer[3]);
         FN(elementwise_losses)[loss](n, pred, target, extra, views->coefficients, gradient, value);
         if (views->has_weight)
-            FN(weigh)(gradient, value, borrow_f64(&views->weight, start, n, weights), views->scale, n);
+            FN(weigh)(gradient, value, borrow_f64(&views->weight, start, n, weights), views->scale,
+                      n);
         FN(give_back)(&views->gradient, start, n, gradient, buffer[3]);
         add_values_f64(lanes, value, n);
         if (views->has_values) {

@@ -7,8 +7,8 @@
  *
  * Lin et al., arXiv:1708.02002. m^gamma = exp(gamma log m); a gradient of m = 0 is 0. */
 static void FN(focal)(size_t n, const REAL *restrict pred, const REAL *restrict target,
-                      const REAL *restrict extra, const void *coefficients,
-                      REAL *restrict gradient, double *restrict value)
+                      const REAL *restrict extra, const void *coefficients, REAL *restrict gradient,
+                      double *restrict value)
 {
     const struct focal_coefficients c = *(const struct focal_coefficients *)coefficients;
     const REAL factor = (REAL)c.factor, gamma = (REAL)c.gamma;
@@ -16,8 +16,10 @@ static void FN(focal)(size_t n, const REAL *restrict pred, const REAL *restrict 
     (void)extra;
     for (size_t i = 0; i < n; ++i) {
         const REAL x = pred[i], t = target[i], not_t = 1 - t;
-        const REAL e = FN(vexp_negative)(x < 0 ? x : -x), log = FN(vlog1p)(e);
-        const REAL large = 1 / (1 + e), small = e * large;
+        const REAL e = FN(vexp_negative)(FN(minus_size)(x));
+        const REAL quotient = 1 / ((1 + e) * (2 + e));
+        const REAL large = (2 + e) * quotient, small = e * large;
+        const REAL log = FN(vlog_ratio)(e * ((1 + e) * quotient));
         const REAL p = x < 0 ? small : large, not_p = x < 0 ? large : small;
         const REAL up = (x > 0 ? x : 0) + log, down = (x < 0 ? -x : 0) + log;
         const REAL entropy = (not_t != 0 ? not_t * up : 0) + (t != 0 ? t * down : 0);
@@ -27,6 +29,6 @@ static void FN(focal)(size_t n, const REAL *restrict pred, const REAL *restrict 
         const REAL turn = miss != 0 ? p * not_p / miss : 0;
         const REAL slope = (not_t * p - t * not_p) + gamma * entropy * (not_t - t) * turn;
         value[i] = fade != 0 ? (double)fade * (double)entropy : (double)(x != x ? x : 0);
-        gradient[i] = factor * (fade * slope);
+        gradient[i] = factor * (fade != 0 ? fade * slope : 0);
     }
 }

@@ -3,8 +3,8 @@
  *     value    = max(0, m)
  *     gradient = -t where m > 0, 0 elsewhere (also where m = 0), NaN for NaN */
 static void FN(hinge)(size_t n, const REAL *restrict pred, const REAL *restrict target,
-                      const REAL *restrict extra, const void *coefficients,
-                      REAL *restrict gradient, double *restrict value)
+                      const REAL *restrict extra, const void *coefficients, REAL *restrict gradient,
+                      double *restrict value)
 {
     const struct hinge_coefficients c = *(const struct hinge_coefficients *)coefficients;
     (void)extra;

@@ -6,8 +6,8 @@
  * The value is computed as q^2 / 2 + d (|e| - q), q = min(|e|, d): no branch, no overflow.
  * Huber, Annals of Mathematical Statistics 35 (1964). */
 static void FN(huber)(size_t n, const REAL *restrict pred, const REAL *restrict target,
-                      const REAL *restrict extra, const void *coefficients,
-                      REAL *restrict gradient, double *restrict value)
+                      const REAL *restrict extra, const void *coefficients, REAL *restrict gradient,
+                      double *restrict value)
 {
     const struct huber_coefficients c = *(const struct huber_coefficients *)coefficients;
     (void)extra;

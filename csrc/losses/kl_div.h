@@ -6,8 +6,9 @@
  * A NaN prediction gives a NaN gradient although the gradient does not depend on x. */
 ALWAYS_INLINE static void FN(kl_div_body)(size_t n, const REAL *restrict pred,
                                           const REAL *restrict target,
-                                          const struct kl_div_coefficients *c, REAL *restrict gradient,
-                                          double *restrict value, int log_target)
+                                          const struct kl_div_coefficients *c,
+                                          REAL *restrict gradient, double *restrict value,
+                                          int log_target)
 {
     const REAL factor = (REAL)c->factor;
     for (size_t i = 0; i < n; ++i) {

@@ -8,8 +8,8 @@
 
 /* One row of a loss over classes. */
 typedef struct {
-    const char *pred, *target;
-    char *gradient;
+    char *pred, *gradient;
+    const char *target;
     int64_t label; /* -1 with soft targets */
     double height; /* the effective target at the label, if it is 0 elsewhere: a spike */
     int spike, ignored;
@@ -37,6 +37,23 @@ static inline int64_t read_label(const char *at, instep_dtype dtype)
     default: /* INSTEP_UINT64; the callers admit integers only */
         memcpy(&u64, at, sizeof u64);
         return u64 <= INT64_MAX ? (int64_t)u64 : INT64_MIN;
+    }
+}
+
+/* out[i] = the label at position start + i of the walk. */
+static inline void load_labels(int64_t *out, const instep_view *view, size_t start, size_t count)
+{
+    while (count > 0) {
+        const size_t run = instep_view_run(view, start, count);
+        const char *at = instep_view_at(view, start);
+        if (view->dtype == INSTEP_INT64)
+            for (size_t i = 0; i < run; ++i) memcpy(out + i, at + (intptr_t)i * view->stride, 8);
+        else
+            for (size_t i = 0; i < run; ++i)
+                out[i] = read_label(at + (intptr_t)i * view->stride, (instep_dtype)view->dtype);
+        out += run;
+        start += run;
+        count -= run;
     }
 }
 

@@ -5,7 +5,8 @@
  *     I = sum p t,   P = sum p,   T = sum t
  *     N = overlap_gain I + smooth,   D = overlap I + pred P + target T + smooth
  *     value    = 1 - N / D                                            0 where D = 0
- *     gradient = (N overlap - D overlap_gain) / D^2 t + N pred / D^2      times p (1 - p), from logits
+ *     gradient = (N overlap - D overlap_gain) / D^2 t + N pred / D^2      times p (1 - p), from
+ * logits
  *
  * Two passes over the data: the sums, then the gradient. Elements whose mask is 0 or whose target
  * is `ignored` do not exist: they add nothing, and their gradient is 0 even where they are NaN. */
@@ -24,7 +25,7 @@ typedef struct {
 static void FN(sigmoids)(REAL *restrict p, REAL *restrict slope, const REAL *restrict x, size_t n)
 {
     for (size_t i = 0; i < n; ++i) {
-        const REAL e = FN(vexp_negative)(x[i] < 0 ? x[i] : -x[i]);
+        const REAL e = FN(vexp_negative)(FN(minus_size)(x[i]));
         const REAL large = 1 / (1 + e), small = e * large;
         p[i] = x[i] < 0 ? small : large;
         slope[i] = large * small;
@@ -50,13 +51,14 @@ static void FN(hide)(REAL *restrict out, const REAL *restrict in, const uint8_t 
     }
 }
 
-static FN(region_tile) FN(load_region)(FN(region_buffer) *buffer, const instep_loss_views *views,
+static FN(region_tile) FN(load_region)(FN(region_buffer) * buffer, const instep_loss_views *views,
                                        size_t start, size_t n)
 {
     const struct region_coefficients *c = (const void *)views->coefficients;
     _Alignas(64) REAL scratch[INSTEP_TILE];
-    FN(region_tile) tile = {.p = FN(borrow)(&views->pred, start, n, buffer->p),
-                            .t = FN(borrow)(&views->target, start, n, buffer->t)};
+    FN(region_tile)
+    tile = {.p = FN(borrow)(&views->pred, start, n, buffer->p),
+            .t = FN(borrow)(&views->target, start, n, buffer->t)};
     if (views->has_extra || c->ignored == c->ignored) { /* NaN: nothing is ignored */
         const REAL *mask = NULL;
         if (views->has_extra) mask = FN(borrow)(&views->extra, start, n, scratch);
@@ -80,38 +82,63 @@ static FN(region_tile) FN(load_region)(FN(region_buffer) *buffer, const instep_l
     return tile;
 }
 
+/* Add p t, p and t of one tile to the lanes. */
+static void FN(add_overlap)(double lanes[3][INSTEP_LANES], const REAL *restrict p,
+                            const REAL *restrict t, size_t n)
+{
+    double lane[3][INSTEP_LANES];
+    size_t i = 0;
+    memcpy(lane, lanes, sizeof lane);
+    for (; i + INSTEP_LANES <= n; i += INSTEP_LANES)
+        for (size_t j = 0; j < INSTEP_LANES; ++j) {
+            lane[0][j] += (double)p[i + j] * (double)t[i + j];
+            lane[1][j] += (double)p[i + j];
+            lane[2][j] += (double)t[i + j];
+        }
+    for (size_t j = 0; i + j < n; ++j) {
+        lane[0][j] += (double)p[i + j] * (double)t[i + j];
+        lane[1][j] += (double)p[i + j];
+        lane[2][j] += (double)t[i + j];
+    }
+    memcpy(lanes, lane, sizeof lane);
+}
+
 /* sums = I, P, T of elements [start, start + count) of the walk */
 static void FN(region_sums)(const instep_loss_views *views, size_t start, size_t count,
                             double sums[3])
 {
     FN(region_buffer) buffer;
-    _Alignas(64) double product[INSTEP_TILE];
     double lanes[3][INSTEP_LANES] = {{0}};
     for (const size_t end = start + count; start < end; start += INSTEP_TILE) {
         const size_t n = end - start < INSTEP_TILE ? end - start : INSTEP_TILE;
         const FN(region_tile) tile = FN(load_region)(&buffer, views, start, n);
-        for (size_t i = 0; i < n; ++i) product[i] = (double)tile.p[i] * (double)tile.t[i];
-        add_values_f64(lanes[0], product, n);
-        FN(add_values)(lanes[1], tile.p, n);
-        FN(add_values)(lanes[2], tile.t, n);
+        FN(add_overlap)(lanes, tile.p, tile.t, n);
     }
     for (int k = 0; k < 3; ++k) sums[k] = lane_sum(lanes[k]);
 }
 
-/* gradient = (rise t + base) dp/dx of elements [start, start + count) of the walk */
+static void FN(region_slopes)(REAL *restrict gradient, const REAL *restrict t, REAL rise, REAL base,
+                              size_t n)
+{
+    for (size_t i = 0; i < n; ++i) gradient[i] = rise * t[i] + base;
+}
+
+/* gradient = (rise t + base) dp/dx of elements [start, start + count) of the walk. Written where it
+ * lies even if that is pred: nothing of a tile is read afterwards. */
 static void FN(region_gradient)(const instep_loss_views *views, size_t start, size_t count,
                                 double rise, double base)
 {
     FN(region_buffer) buffer;
-    _Alignas(64) REAL gradient[INSTEP_TILE];
+    _Alignas(64) REAL rest[INSTEP_TILE];
     for (const size_t end = start + count; start < end; start += INSTEP_TILE) {
         const size_t n = end - start < INSTEP_TILE ? end - start : INSTEP_TILE;
         const FN(region_tile) tile = FN(load_region)(&buffer, views, start, n);
-        for (size_t i = 0; i < n; ++i) gradient[i] = (REAL)(rise * (double)tile.t[i] + base);
+        REAL *gradient = FN(lend)(&views->gradient, start, rest);
+        FN(region_slopes)(gradient, tile.t, (REAL)rise, (REAL)base, n);
         if (tile.slope)
             for (size_t i = 0; i < n; ++i) gradient[i] *= tile.slope[i];
         if (tile.kept)
             for (size_t i = 0; i < n; ++i) gradient[i] = tile.kept[i] ? gradient[i] : 0;
-        FN(store)(gradient, &views->gradient, start, n);
+        FN(give_back)(&views->gradient, start, n, gradient, rest);
     }
 }

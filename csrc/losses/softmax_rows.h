@@ -2,147 +2,44 @@
  *
  * For few classes, and for classes that do not lie side by side (images of shape (N, C, H, W)).
  * A group of rows is decoded into tiles of `depth` classes by `n` rows, the rows side by side:
- * element (k, r) is tile[k * n + r]. Sums over k have the lanes and the tree of lanes.h, so the bits
- * are those of cross_entropy.h. */
+ * element (k, r) is tile[k * n + r]. Sums over k have the lanes and the tree of lanes.h, so the
+ * bits are those of cross_entropy.h. */
 
 enum { FN(GROUP_TILE) = 2048, FN(MOST_ROWS) = 64, FN(FEWEST_ROWS) = 16 };
+
+/* Up to how many classes a row is not worth vectors of its own. */
+enum { FN(FEW_CLASSES) = 96 };
 
 /* Consecutive rows, and what is known of each. */
 typedef struct {
     size_t first, n, depth; /* first row, number of rows, classes in a tile */
-    int spikes;             /* every row is one, or ignored */
+    int spikes;             /* every row is one, or ignored: see classes.h */
+    int64_t label[FN(MOST_ROWS)];
+    double height[FN(MOST_ROWS)]; /* of a spike; 0 if ignored */
+    uint8_t ignored[FN(MOST_ROWS)];
     REAL top[FN(MOST_ROWS)];
-    /* sum exp(x - top), sum t, sum t (x - top): first by lanes, then in lane 0 */
+    /* sum exp(x - top), sum t, sum t (x - top): by lanes, in the end in lane 0 */
     double total[INSTEP_LANES][FN(MOST_ROWS)];
     double mass[INSTEP_LANES][FN(MOST_ROWS)], dot[INSTEP_LANES][FN(MOST_ROWS)];
     double ratio[FN(MOST_ROWS)], value[FN(MOST_ROWS)];
-    instep_class_row row[FN(MOST_ROWS)];
 } FN(row_group);
 
-/* tile = what `view` holds of classes [start, start + depth), `step` bytes from class to class. */
-static void FN(load_group)(REAL *restrict tile, const instep_view *view, intptr_t step,
-                           const FN(row_group) *group, size_t start, size_t depth)
-{
-    const char *at = instep_view_at(view, group->first) + (intptr_t)start * step;
-    for (size_t k = 0; k < depth; ++k)
-        FN(load_run)(tile + k * group->n, at + (intptr_t)k * step, view->stride, group->n,
-                     (instep_dtype)view->dtype);
-}
+/* ---- what a group is --------------------------------------------------------------------------
+ */
 
-static void FN(store_group)(const REAL *restrict tile, const instep_loss_views *views,
-                            const FN(row_group) *group, size_t start, size_t depth)
+static void FN(read_labels)(FN(row_group) * group, const instep_loss_views *views)
 {
-    const intptr_t step = views->gradient_step;
-    char *at = instep_view_at(&views->gradient, group->first) + (intptr_t)start * step;
-    for (size_t k = 0; k < depth; ++k)
-        FN(store_run)(tile + k * group->n, at + (intptr_t)k * step, views->gradient.stride,
-                      group->n, (instep_dtype)views->gradient.dtype);
-}
-
-static void FN(group_exponentials)(REAL *restrict tile, const REAL *restrict top, size_t n,
-                                   size_t depth)
-{
-    for (size_t k = 0; k < depth; ++k)
-        for (size_t r = 0; r < n; ++r) tile[k * n + r] = FN(vexp_negative)(tile[k * n + r] - top[r]);
-}
-
-/* The effective targets of all rows. */
-static void FN(load_targets)(double *t, const instep_loss_views *views,
-                             const FN(row_group) *group, size_t start, size_t depth)
-{
-    double dense[INSTEP_TILE];
-    for (size_t r = 0; r < group->n; ++r)
-        for (size_t k = 0; k < depth; ++k) {
-            const size_t left = depth - k, at = k % INSTEP_TILE;
-            if (at == 0)
-                FN(effective_target)(dense, views, &group->row[r], start + k,
-                                     left < INSTEP_TILE ? left : INSTEP_TILE);
-            t[k * group->n + r] = dense[at];
-        }
-}
-
-/* Add sum t and sum t * (x - top) of one tile; t is NULL if all rows are spikes. */
-static void FN(add_group_targets)(FN(row_group) *group, const double *t, const REAL *tile,
-                                  size_t start, size_t depth)
-{
-    const size_t n = group->n;
-    if (t == NULL) {
-        for (size_t r = 0; r < n; ++r) {
-            const instep_class_row *row = &group->row[r];
-            const size_t at = FN(label_at)(row, start, depth);
-            if (at == depth || row->height == 0) continue;
-            group->mass[0][r] = row->height;
-            group->dot[0][r] = row->height * ((double)tile[at * n + r] - (double)group->top[r]);
-        }
-        return;
-    }
-    for (size_t k = 0; k < depth; ++k) {
-        double *mass = group->mass[(start + k) % INSTEP_LANES];
-        double *dot = group->dot[(start + k) % INSTEP_LANES];
-        for (size_t r = 0; r < n; ++r) {
-            const double at = t[k * n + r];
-            const double product = at * ((double)tile[k * n + r] - (double)group->top[r]);
-            mass[r] += at;
-            dot[r] += at != 0 ? product : 0;
-        }
+    const REAL *weight = views->class_weight;
+    load_labels(group->label, &views->target, group->first, group->n);
+    for (size_t r = 0; r < group->n; ++r) {
+        const int64_t label = group->label[r];
+        group->ignored[r] = (uint8_t)is_ignored(views, label);
+        group->height[r] = group->ignored[r] ? 0 : weight ? (double)weight[label] : 1;
     }
 }
 
-/* Add the exponentials of one tile to the totals. */
-static void FN(add_totals)(FN(row_group) *group, const REAL *tile, size_t start, size_t depth)
-{
-    for (size_t k = 0; k < depth; ++k) {
-        double *total = group->total[(start + k) % INSTEP_LANES];
-        for (size_t r = 0; r < group->n; ++r) total[r] += (double)tile[k * group->n + r];
-    }
-}
-
-/* lane[0] = the sum of all lanes, as lane_sum adds them; `used` of them are not 0. */
-static void FN(add_lanes)(double lane[INSTEP_LANES][FN(MOST_ROWS)], size_t used, size_t n)
-{
-    for (size_t width = INSTEP_LANES / 2; width > 0; width /= 2)
-        for (size_t j = 0; j < width && j + width < used; ++j)
-            for (size_t r = 0; r < n; ++r) lane[j][r] += lane[j + width][r];
-}
-
-/* tile = e * ratio - t * scale where all rows are spikes */
-static void FN(spike_gradient)(REAL *restrict tile, const FN(row_group) *group, double scale,
-                               size_t start, size_t depth)
-{
-    const size_t n = group->n;
-    REAL rounded[FN(MOST_ROWS)], label[FN(MOST_ROWS)];
-    for (size_t r = 0; r < n; ++r) {
-        const size_t at = FN(label_at)(&group->row[r], start, depth);
-        const double e = at < depth ? (double)tile[at * n + r] : 0;
-        label[r] = (REAL)(e * group->ratio[r] - group->row[r].height * scale);
-        rounded[r] = (REAL)group->ratio[r];
-    }
-    for (size_t k = 0; k < depth; ++k)
-        for (size_t r = 0; r < n; ++r) tile[k * n + r] *= rounded[r];
-    for (size_t r = 0; r < n; ++r) {
-        const size_t at = FN(label_at)(&group->row[r], start, depth);
-        if (at < depth) tile[at * n + r] = label[r];
-    }
-}
-
-/* tile = e * ratio - t * scale */
-static void FN(group_gradient)(REAL *restrict tile, const FN(row_group) *group,
-                               const double *restrict t, double scale, size_t start, size_t depth)
-{
-    const size_t n = group->n;
-    if (t == NULL) FN(spike_gradient)(tile, group, scale, start, depth);
-    else
-        for (size_t k = 0; k < depth; ++k)
-            for (size_t r = 0; r < n; ++r)
-                tile[k * n + r] = (REAL)((double)tile[k * n + r] * group->ratio[r] -
-                                         t[k * n + r] * scale);
-    for (size_t r = 0; r < n; ++r) /* even where its logits are NaN */
-        if (group->row[r].ignored)
-            for (size_t k = 0; k < depth; ++k) tile[k * n + r] = 0;
-}
-
-/* Choose the rows from `first` on that make a group: in one run of every array. */
-static void FN(start_group)(FN(row_group) *group, const instep_loss_views *views, size_t first,
+/* Choose the rows from `first` on that make a group: in one run of pred and of the gradient. */
+static void FN(start_group)(FN(row_group) * group, const instep_loss_views *views, size_t first,
                             size_t count)
 {
     size_t n = FN(GROUP_TILE) / views->classes;
@@ -154,45 +51,187 @@ static void FN(start_group)(FN(row_group) *group, const instep_loss_views *views
     group->first = first;
     group->n = n;
     group->depth = FN(GROUP_TILE) / n < views->classes ? FN(GROUP_TILE) / n : views->classes;
-    group->spikes = 1;
-    for (size_t r = 0; r < n; ++r) {
-        group->row[r] = FN(class_row)(views, first + r);
-        group->spikes &= group->row[r].spike | group->row[r].ignored;
-        group->top[r] = -(REAL)INFINITY;
-    }
-    const size_t lanes = views->classes < INSTEP_LANES ? views->classes : INSTEP_LANES;
-    const size_t target_lanes = group->spikes ? 1 : lanes;
-    for (size_t j = 0; j < lanes; ++j)
-        for (size_t r = 0; r < n; ++r) group->total[j][r] = 0;
-    for (size_t j = 0; j < target_lanes; ++j)
-        for (size_t r = 0; r < n; ++r) group->mass[j][r] = group->dot[j][r] = 0;
-}
-
-static void FN(finish_sums)(FN(row_group) *group, size_t classes, double scale)
-{
-    const size_t lanes = classes < INSTEP_LANES ? classes : INSTEP_LANES;
-    const size_t target_lanes = group->spikes ? 1 : lanes;
-    const double *total = group->total[0], *mass = group->mass[0], *dot = group->dot[0];
-    FN(add_lanes)(group->total, lanes, group->n);
-    FN(add_lanes)(group->mass, target_lanes, group->n);
-    FN(add_lanes)(group->dot, target_lanes, group->n);
-    for (size_t r = 0; r < group->n; ++r) {
-        group->ratio[r] = mass[r] / total[r] * scale;
-        group->value[r] = mass[r] * vlog_f64(total[r]) - dot[r];
-    }
-    for (size_t r = 0; r < group->n; ++r)
-        if (group->row[r].ignored) group->value[r] = 0;
+    group->spikes = views->labels && views->label_smoothing == 0;
+    if (views->labels) FN(read_labels)(group, views);
+    else memset(group->ignored, 0, n);
 }
 
 /* Classes in the tile that begins at class `start`. */
-static inline size_t FN(depth_at)(const FN(row_group) *group, size_t classes, size_t start)
+static inline size_t FN(depth_at)(const FN(row_group) * group, size_t classes, size_t start)
 {
     return group->depth < classes - start ? group->depth : classes - start;
 }
 
-static void FN(find_tops)(FN(row_group) *group, const instep_loss_views *views, REAL *tile)
+/* ---- tiles ------------------------------------------------------------------------------------
+ */
+
+/* tile = what `view` holds of classes [start, start + depth), `step` bytes from class to class. */
+static void FN(load_group)(REAL *restrict tile, const instep_view *view, intptr_t step,
+                           const FN(row_group) * group, size_t start, size_t depth)
+{
+    const char *at = instep_view_at(view, group->first) + (intptr_t)start * step;
+    for (size_t k = 0; k < depth; ++k)
+        FN(load_run)(tile + k * group->n, at + (intptr_t)k * step, view->stride, group->n,
+                     (instep_dtype)view->dtype);
+}
+
+static void FN(store_group)(const REAL *restrict tile, const instep_loss_views *views,
+                            const FN(row_group) * group, size_t start, size_t depth)
+{
+    const intptr_t step = views->gradient_step;
+    char *at = instep_view_at(&views->gradient, group->first) + (intptr_t)start * step;
+    for (size_t k = 0; k < depth; ++k)
+        FN(store_run)(tile + k * group->n, at + (intptr_t)k * step, views->gradient.stride,
+                      group->n, (instep_dtype)views->gradient.dtype);
+}
+
+/* The effective targets of all rows. */
+static void FN(load_targets)(double *t, const instep_loss_views *views, const FN(row_group) * group,
+                             size_t start, size_t depth)
+{
+    double dense[INSTEP_TILE];
+    for (size_t r = 0; r < group->n; ++r) {
+        const instep_class_row row = FN(class_row)(views, group->first + r);
+        for (size_t k = 0; k < depth; ++k) {
+            const size_t left = depth - k, at = k % INSTEP_TILE;
+            if (at == 0)
+                FN(effective_target)(dense, views, &row, start + k,
+                                     left < INSTEP_TILE ? left : INSTEP_TILE);
+            t[k * group->n + r] = dense[at];
+        }
+    }
+}
+
+/* ---- sums -------------------------------------------------------------------------------------
+ */
+
+/* lane += x; the first class of a lane starts it. */
+ALWAYS_INLINE static void FN(add_to)(double *restrict lane, const double *restrict x, size_t n,
+                                     int first)
+{
+    if (first) memcpy(lane, x, n * sizeof *lane);
+    else
+        for (size_t r = 0; r < n; ++r) lane[r] += x[r];
+}
+
+/* Add the exponentials of one tile to the totals. */
+static void FN(add_totals)(FN(row_group) * group, const REAL *tile, size_t start, size_t depth)
+{
+    for (size_t k = 0; k < depth; ++k, tile += group->n) {
+        double *total = group->total[(start + k) % INSTEP_LANES];
+        if (start + k < INSTEP_LANES)
+            for (size_t r = 0; r < group->n; ++r) total[r] = (double)tile[r];
+        else
+            for (size_t r = 0; r < group->n; ++r) total[r] += (double)tile[r];
+    }
+}
+
+static void FN(add_spikes)(FN(row_group) * group, const REAL *tile, size_t start, size_t depth)
+{
+    for (size_t r = 0; r < group->n; ++r) {
+        const uint64_t at = (uint64_t)group->label[r] - start;
+        const double x = at < depth ? (double)tile[at * group->n + r] : 0;
+        const double product = group->height[r] * (x - (double)group->top[r]);
+        if (start == 0) group->dot[0][r] = 0;
+        if (at < depth && group->height[r] != 0) group->dot[0][r] = product;
+    }
+}
+
+/* Add sum t and sum t * (x - top) of one tile. */
+static void FN(add_soft)(FN(row_group) * group, const double *restrict t, const REAL *restrict tile,
+                         size_t start, size_t depth)
 {
     const size_t n = group->n;
+    double product[FN(MOST_ROWS)];
+    for (size_t k = 0; k < depth; ++k, t += n, tile += n) {
+        const size_t lane = (start + k) % INSTEP_LANES;
+        for (size_t r = 0; r < n; ++r) {
+            const double full = t[r] * ((double)tile[r] - (double)group->top[r]);
+            product[r] = t[r] != 0 ? full : 0;
+        }
+        FN(add_to)(group->mass[lane], t, n, start + k < INSTEP_LANES);
+        FN(add_to)(group->dot[lane], product, n, start + k < INSTEP_LANES);
+    }
+}
+
+/* lane[0] = the sum of all lanes, as lane_sum adds them; `used` of them hold something. */
+static void FN(add_lanes)(double lane[INSTEP_LANES][FN(MOST_ROWS)], size_t used, size_t n)
+{
+    for (size_t width = INSTEP_LANES / 2; width > 0; width /= 2)
+        for (size_t j = 0; j < width && j + width < used; ++j)
+            for (size_t r = 0; r < n; ++r) lane[j][r] += lane[j + width][r];
+}
+
+static void FN(finish_sums)(FN(row_group) * group, size_t classes, double scale)
+{
+    const size_t lanes = classes < INSTEP_LANES ? classes : INSTEP_LANES;
+    const double *total = group->total[0], *dot = group->dot[0];
+    const double *mass = group->spikes ? group->height : group->mass[0];
+    FN(add_lanes)(group->total, lanes, group->n);
+    if (!group->spikes) {
+        FN(add_lanes)(group->mass, lanes, group->n);
+        FN(add_lanes)(group->dot, lanes, group->n);
+    }
+    for (size_t r = 0; r < group->n; ++r) {
+        const double value = mass[r] * vlog_f64(total[r]) - dot[r];
+        group->ratio[r] = mass[r] / total[r] * scale;
+        group->value[r] = group->ignored[r] ? 0 : value;
+    }
+}
+
+/* ---- gradients --------------------------------------------------------------------------------
+ */
+
+static void FN(group_exponentials)(REAL *restrict tile, const REAL *restrict top, size_t n,
+                                   size_t depth)
+{
+    for (size_t k = 0; k < depth; ++k, tile += n)
+        for (size_t r = 0; r < n; ++r) tile[r] = FN(vexp_negative)(tile[r] - top[r]);
+}
+
+/* tile = e * ratio - t * scale where all rows are spikes */
+static void FN(spike_gradient)(REAL *restrict tile, const FN(row_group) * group, double scale,
+                               size_t start, size_t depth)
+{
+    const size_t n = group->n;
+    REAL rounded[FN(MOST_ROWS)], label[FN(MOST_ROWS)];
+    for (size_t r = 0; r < n; ++r) {
+        const uint64_t at = (uint64_t)group->label[r] - start;
+        const double e = at < depth ? (double)tile[at * n + r] : 0;
+        label[r] = (REAL)(e * group->ratio[r] - group->height[r] * scale);
+        rounded[r] = (REAL)group->ratio[r];
+    }
+    for (size_t k = 0; k < depth; ++k)
+        for (size_t r = 0; r < n; ++r) tile[k * n + r] *= rounded[r];
+    for (size_t r = 0; r < n; ++r) {
+        const uint64_t at = (uint64_t)group->label[r] - start;
+        if (at < depth) tile[at * n + r] = label[r];
+    }
+}
+
+/* tile = e * ratio - t * scale; t is NULL if all rows are spikes. */
+static void FN(group_gradient)(REAL *restrict tile, const FN(row_group) * group,
+                               const double *restrict t, double scale, size_t start, size_t depth)
+{
+    const size_t n = group->n;
+    if (t == NULL) FN(spike_gradient)(tile, group, scale, start, depth);
+    else
+        for (size_t k = 0; k < depth; ++k)
+            for (size_t r = 0; r < n; ++r)
+                tile[k * n + r] =
+                    (REAL)((double)tile[k * n + r] * group->ratio[r] - t[k * n + r] * scale);
+    for (size_t r = 0; r < n; ++r) /* even where its logits are NaN */
+        if (group->ignored[r])
+            for (size_t k = 0; k < depth; ++k) tile[k * n + r] = 0;
+}
+
+/* ---- the three walks --------------------------------------------------------------------------
+ */
+
+static void FN(find_tops)(FN(row_group) * group, const instep_loss_views *views, REAL *tile)
+{
+    const size_t n = group->n;
+    for (size_t r = 0; r < n; ++r) group->top[r] = -(REAL)INFINITY;
     for (size_t start = 0; start < views->classes; start += group->depth) {
         const size_t depth = FN(depth_at)(group, views->classes, start);
         FN(load_group)(tile, &views->pred, views->pred_step, group, start, depth);
@@ -202,21 +241,22 @@ static void FN(find_tops)(FN(row_group) *group, const instep_loss_views *views, 
     }
 }
 
-static void FN(add_exponentials)(FN(row_group) *group, const instep_loss_views *views, REAL *tile,
+static void FN(add_exponentials)(FN(row_group) * group, const instep_loss_views *views, REAL *tile,
                                  double *t, int single, int rests)
 {
     for (size_t start = 0; start < views->classes; start += group->depth) {
         const size_t depth = FN(depth_at)(group, views->classes, start);
         if (!single) FN(load_group)(tile, &views->pred, views->pred_step, group, start, depth);
+        if (t == NULL) FN(add_spikes)(group, tile, start, depth);
         if (t) FN(load_targets)(t, views, group, start, depth);
-        FN(add_group_targets)(group, t, tile, start, depth);
+        if (t) FN(add_soft)(group, t, tile, start, depth);
         FN(group_exponentials)(tile, group->top, group->n, depth);
         FN(add_totals)(group, tile, start, depth);
         if (!single && rests) FN(store_group)(tile, views, group, start, depth);
     }
 }
 
-static void FN(write_gradients)(const FN(row_group) *group, const instep_loss_views *views,
+static void FN(write_gradients)(const FN(row_group) * group, const instep_loss_views *views,
                                 REAL *tile, double *t, int single, int rests)
 {
     for (size_t start = 0; start < views->classes; start += group->depth) {
@@ -234,7 +274,7 @@ static void FN(write_gradients)(const FN(row_group) *group, const instep_loss_vi
 }
 
 /* If all classes fit into one tile, it stays as it is from walk to walk. */
-static void FN(softmax_group)(const instep_loss_views *views, FN(row_group) *group)
+static void FN(softmax_group)(const instep_loss_views *views, FN(row_group) * group)
 {
     _Alignas(64) REAL tile[FN(GROUP_TILE)];
     _Alignas(64) double targets[FN(GROUP_TILE)];
@@ -253,16 +293,12 @@ static double FN(softmax_rows)(const instep_loss_views *views, size_t start, siz
     for (const size_t end = start + count; start < end; start += group.n) {
         FN(start_group)(&group, views, start, end - start);
         FN(softmax_group)(views, &group);
-        for (size_t r = 0; r < group.n; ++r) {
-            FN(store_value)(views, start + r, group.value[r]);
-            sum += group.value[r];
-        }
+        for (size_t r = 0; r < group.n; ++r) sum += group.value[r];
+        if (views->has_values)
+            for (size_t r = 0; r < group.n; ++r) FN(store_value)(views, start + r, group.value[r]);
     }
     return sum;
 }
-
-/* Up to how many classes a row is not worth vectors of its own. */
-enum { FN(FEW_CLASSES) = 64 };
 
 static double FN(cross_entropy)(const instep_loss_views *views, size_t start, size_t count)
 {

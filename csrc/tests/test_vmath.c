@@ -1,4 +1,5 @@
-/* test_vmath.c: the error of vexp, vlog, vlog1p, vexpm1 and vtanh, over every float32 and over samples of float64.
+/* test_vmath.c: the error of vexp, vlog, vlog1p, vexpm1, vtanh and
+ * vexp_negative, over every float32 and over samples of float64.
  *
  * Usage: test_vmath [threads]. Prints a line per check and a hash of all float32 results, which
  * must be the same at every instruction-set level; exits 1 if a bound is broken. */
@@ -18,10 +19,11 @@
 #include "../vmath.h"
 
 enum { CHUNK = 1 << 16, MOST_THREADS = 64, SAMPLES = 8000000 };
-enum { EXP, LOG, LOG1P, EXPM1, TANH, FUNCTIONS };
+enum { EXP, LOG, LOG1P, EXPM1, TANH, EXP_NEGATIVE, FUNCTIONS };
 
-static const char *const name[FUNCTIONS] = {"exp", "log", "log1p", "expm1 of x <= 0", "tanh"};
-static const double bound[FUNCTIONS] = {1, 1, 1, 1.25, 3};
+static const char *const name[FUNCTIONS] = {"exp",  "log",         "log1p", "expm1 of x <= 0",
+                                            "tanh", "exp_negative"};
+static const double bound[FUNCTIONS] = {1, 1, 1, 1.25, 3, 1};
 
 typedef struct {
     uint64_t first, last; /* bit patterns [first, last) */
@@ -68,6 +70,7 @@ static double exact(int function, float x)
     case EXPM1:
         if (x < -104) return -1;
         return fabsf(x) < 0x1p-27f ? wide + wide * wide / 2 : expm1(wide);
+    case EXP_NEGATIVE: return x < -87 ? 0 : fabsf(x) < 0x1p-27f ? 1 + wide : exp(wide);
     default:
         if (fabsf(x) > 20) return x > 0 ? 1 : -1;
         return fabsf(x) < 0x1p-27f ? wide : tanh(wide);
@@ -90,6 +93,9 @@ static void compute(int function, float *restrict y, const float *restrict x)
     case EXPM1:
         for (size_t i = 0; i < CHUNK; ++i) y[i] = vexpm1_f32(x[i]);
         break;
+    case EXP_NEGATIVE:
+        for (size_t i = 0; i < CHUNK; ++i) y[i] = vexp_negative_f32(x[i]);
+        break;
     default:
         for (size_t i = 0; i < CHUNK; ++i) y[i] = vtanh_f32(x[i]);
         break;
@@ -106,7 +112,7 @@ static void *check_part(void *context)
     for (uint64_t start = work->first; start < work->last; start += CHUNK) {
         for (size_t i = 0; i < CHUNK; ++i) x[i] = of_bits_f32((uint32_t)(start + i));
         for (int k = 0; k < FUNCTIONS; ++k) {
-            if (k == EXPM1 && x[0] >= 0) continue; /* a chunk has one sign */
+            if ((k == EXPM1 || k == EXP_NEGATIVE) && x[0] >= 0) continue; /* a chunk has one sign */
             compute(k, y, x);
             for (size_t i = 0; i < CHUNK; ++i) {
                 const double error = error_in_ulp(y[i], exact(k, x[i]));
@@ -196,6 +202,8 @@ static void check_float64(void)
         raise_to(&found[LOG], error_in_ulp_f64(vlog_f64(positive), logl(positive)));
         raise_to(&found[LOG1P], error_in_ulp_f64(vlog1p_f64(above), log1pl(above)));
         raise_to(&found[EXPM1], error_in_ulp_f64(vexpm1_f64(-size), expm1l(-size)));
+        const double below = -708 * unit;
+        raise_to(&found[EXP_NEGATIVE], error_in_ulp_f64(vexp_negative_f64(below), expl(below)));
         raise_to(&found[TANH], error_in_ulp_f64(vtanh_f64(-size), tanhl(-size)));
     }
     expect_bounds("float64 samples", found);
@@ -221,12 +229,17 @@ static void check_special_values(void)
     expect("log(-1), log(-inf) = NaN", isnan(vlog_f64(-1)) && isnan(vlog_f64(-inf)) ? 0 : 1, 0);
     expect("log1p(-1) = -inf, log1p(inf) = inf",
            vlog1p_f64(-1) == -inf && vlog1p_f64(inf) == inf ? 0 : 1, 0);
-    expect("log1p(-1.5), log1p(NaN) = NaN", isnan(vlog1p_f64(-1.5)) && isnan(vlog1p_f64(NAN)) ? 0 : 1,
+    expect("log1p(-1.5), log1p(NaN) = NaN",
+           isnan(vlog1p_f64(-1.5)) && isnan(vlog1p_f64(NAN)) ? 0 : 1, 0);
+    expect("expm1(0) = 0, expm1(-inf) = -1", vexpm1_f64(0) == 0 && vexpm1_f64(-inf) == -1 ? 0 : 1,
            0);
-    expect("expm1(0) = 0, expm1(-inf) = -1", vexpm1_f64(0) == 0 && vexpm1_f64(-inf) == -1 ? 0 : 1, 0);
-    expect("tanh(inf) = 1, tanh(-inf) = -1", vtanh_f64(inf) == 1 && vtanh_f64(-inf) == -1 ? 0 : 1, 0);
+    expect("exp_negative(-inf) = 0, of 0 = 1",
+           vexp_negative_f64(-inf) == 0 && vexp_negative_f64(0) == 1 ? 0 : 1, 0);
+    expect("tanh(inf) = 1, tanh(-inf) = -1", vtanh_f64(inf) == 1 && vtanh_f64(-inf) == -1 ? 0 : 1,
+           0);
     expect("tanh(-0) = -0", vtanh_f64(-0.0) == 0 && signbit(vtanh_f64(-0.0)) ? 0 : 1, 0);
-    expect("tanh(NaN), expm1(NaN) = NaN", isnan(vtanh_f64(NAN)) && isnan(vexpm1_f64(NAN)) ? 0 : 1, 0);
+    expect("tanh(NaN), expm1(NaN) = NaN", isnan(vtanh_f64(NAN)) && isnan(vexpm1_f64(NAN)) ? 0 : 1,
+           0);
 }
 
 int main(int count, char **arguments)

@@ -13,9 +13,6 @@ REDUCTIONS = {"mean": _core.MEAN, "sum": _core.SUM, "none": _core.NONE}
 NUMBER = {name: number for name, (number, _) in _core.losses().items()}
 
 _new: Any = tuple.__new__
-_TOO_SMALL = ValueError(
-    "the weights that count sum to less than 2.3e-308, too little to divide by; multiply them"
-)
 
 
 class LossGrad(NamedTuple):
@@ -48,9 +45,8 @@ def elementwise(
 ) -> LossGrad:
     """A loss that treats each element alone. `coefficients` and `extra` have been checked."""
     how, threads = _code(reduction, reductions), config.get_num_threads()
-    found = _core.elementwise(
-        loss, pred, target, weight, out, extra, how, mean_of_weights, coefficients, threads, False
-    )
+    options = extra, how, mean_of_weights, coefficients, threads
+    found = _core.elementwise(loss, pred, target, weight, out, *options, False)
     if found is None:
         pred = _check.prediction(pred)
         target = _check.elements("target", target, pred)
@@ -59,13 +55,11 @@ def elementwise(
         if out is not None:
             others = {"target": target, "weight": weight, "pos_weight": extra}
             out = _check.output(out, pred, others)
-        found = _core.elementwise(
-            loss, *map(_plain, (pred, target, weight, out)), extra, how, mean_of_weights,
-            coefficients, threads, True,
-        )  # fmt: skip
-    if found is None:
-        raise _TOO_SMALL
-    return _new(LossGrad, found)
+        pred, target, weight, out = _plain(pred, target, weight, out)
+        found = _core.elementwise(loss, pred, target, weight, out, *options, True)
+        if found is None:
+            raise _check.too_small()
+    return _new(LossGrad, found)  # type: ignore[no-any-return]
 
 
 def classwise(
@@ -95,23 +89,23 @@ def classwise(
             weight = _check.class_weight(weight, pred)
         if out is not None:
             out = _check.output(out, pred, {"target": target, "weight": weight})
-        arrays = map(_plain, (pred, target, weight, out))
-        found = _core.classwise(loss, *arrays, *options, True)
+        pred, target, weight, out = _plain(pred, target, weight, out)
+        found = _core.classwise(loss, pred, target, weight, out, *options, True)
+        if found is None:
+            raise _check.too_small()
     if type(found) is int:
         count = pred.shape[_check.class_axis(pred)]
         raise _check.label_error(target, found, count, ignore_index)
-    if found is None:
-        raise _TOO_SMALL
-    return _new(LossGrad, found)
+    return _new(LossGrad, found)  # type: ignore[no-any-return]
 
 
 def _has_labels(target: Any) -> bool:
     return type(target) is np.ndarray and _core.is_integer(target)
 
 
-def _plain(array: Array | None) -> Array | None:
-    """Without its subclass."""
-    return None if array is None else np.asarray(array)
+def _plain(*arrays: Any) -> Any:
+    """Without their subclasses."""
+    return [None if array is None else np.asarray(array) for array in arrays]
 
 
 def _code(reduction: str, reductions: dict[str, int]) -> int:

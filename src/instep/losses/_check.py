@@ -1,6 +1,6 @@
 """Validation of what losses are given, and its messages."""
 
-from typing import Any
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -105,6 +105,12 @@ def within(name: str, array: Array, low: float, high: float, sizes: bool, wanted
     raise ValueError(f"{name}{where if where else ''} is {found}, but {wanted}")
 
 
+def too_small() -> ValueError:
+    return ValueError(
+        "the weights that count sum to less than 2.3e-308, too little to divide by; multiply them"
+    )
+
+
 # ---- classes -----------------------------------------------------------------------------------
 
 
@@ -164,7 +170,7 @@ def label_error(target: Array, position: int, classes: int, ignore_index: int) -
 # ---- the gradient ------------------------------------------------------------------------------
 
 
-def output(out: object, pred: Array, others: dict[str, Array | None]) -> Array:
+def output(out: object, pred: Array, others: Mapping[str, Array | None]) -> Array:
     """Where the gradient goes."""
     if not isinstance(out, np.ndarray):
         raise TypeError(f"out must be an array, got {type(out).__name__}")

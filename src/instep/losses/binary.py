@@ -52,7 +52,8 @@ def binary_cross_entropy(
     Raises
     ------
     TypeError, ValueError
-        Wrong dtype or shape, a probability outside [0, 1], overlapping `out`. Nothing has been written.
+        Wrong dtype or shape, a probability outside [0, 1], overlapping `out`. Nothing has been
+        written.
 
     Examples
     --------
@@ -82,7 +83,8 @@ def binary_cross_entropy_with_logits(
 
     .. math::
         L_i &= w_i \left((1 - t_i) \log(1 + e^{x_i}) + p_i t_i \log(1 + e^{-x_i})\right) \\
-        \frac{\partial L_i}{\partial x_i} &= w_i \left((1 - t_i) \sigma(x_i) - p_i t_i \sigma(-x_i)\right)
+        \frac{\partial L_i}{\partial x_i} &= w_i \left((1 - t_i) \sigma(x_i)
+        - p_i t_i \sigma(-x_i)\right)
 
     with p = `pos_weight`. ``torch.nn.functional.binary_cross_entropy_with_logits``.
 
@@ -237,7 +239,8 @@ def hinge(
 
     .. math::
         L_i = w_i \max(0, 1 - t_i x_i), \qquad
-        \frac{\partial L_i}{\partial x_i} = \begin{cases} -w_i t_i & t_i x_i < 1 \\ 0 & \text{else} \end{cases}
+        \frac{\partial L_i}{\partial x_i} = \begin{cases} -w_i t_i & t_i x_i < 1 \\
+        0 & \text{else} \end{cases}
 
 
     Parameters
@@ -263,7 +266,8 @@ def hinge(
     Raises
     ------
     TypeError, ValueError
-        Wrong dtype or shape, a target other than -1 and 1, overlapping `out`. Nothing has been written.
+        Wrong dtype or shape, a target other than -1 and 1, overlapping `out`. Nothing has been
+        written.
 
     References
     ----------

@@ -138,8 +138,8 @@ def categorical_cross_entropy(
     Raises
     ------
     TypeError, ValueError
-        Wrong dtype or shape, a label out of range, a probability outside [0, 1], overlapping `out`. Nothing has been
-        written.
+        Wrong dtype or shape, a label out of range, a probability outside [0, 1], overlapping
+        `out`. Nothing has been written.
 
     Examples
     --------
@@ -179,8 +179,8 @@ def kl_div(
         L_i = w_i \, t_i (\log t_i - x_i), \qquad
         \frac{\partial L_i}{\partial x_i} = -w_i \, t_i
 
-    and 0 where t is 0. ``torch.nn.functional.kl_div``. A NaN prediction has a NaN gradient (PyTorch:
-    -t).
+    and 0 where t is 0. ``torch.nn.functional.kl_div``. A NaN prediction has a NaN gradient
+    (PyTorch: -t).
 
 
     Parameters

@@ -3,8 +3,8 @@
 from typing import Any
 
 from instep._check import Array, flag, non_negative, positive
-from instep.losses._check import inner_share
 from instep.losses._call import NUMBER, LossGrad, Reduction, elementwise
+from instep.losses._check import inner_share
 
 __all__ = ["huber", "log_cosh", "mae", "mse", "poisson_nll", "quantile", "smooth_l1"]
 
@@ -153,7 +153,8 @@ def huber(
     Raises
     ------
     TypeError, ValueError
-        Wrong dtype or shape, a delta that is not positive, overlapping `out`. Nothing has been written.
+        Wrong dtype or shape, a delta that is not positive, overlapping `out`. Nothing has been
+        written.
 
     References
     ----------
@@ -324,7 +325,8 @@ def quantile(
     Raises
     ------
     TypeError, ValueError
-        Wrong dtype or shape, a q that is not between 0 and 1, overlapping `out`. Nothing has been written.
+        Wrong dtype or shape, a q that is not between 0 and 1, overlapping `out`. Nothing has been
+        written.
 
     References
     ----------
@@ -336,7 +338,9 @@ def quantile(
     >>> instep.losses.quantile(np.array([1.0, -1.0]), np.zeros(2), q=0.75, reduction="sum")
     LossGrad(value=1.0, grad=array([ 0.25, -0.75]))
     """
-    return elementwise(NUMBER["quantile"], pred, target, reduction, weight, out, (inner_share("q", q),))
+    return elementwise(
+        NUMBER["quantile"], pred, target, reduction, weight, out, (inner_share("q", q),)
+    )
 
 
 def poisson_nll(

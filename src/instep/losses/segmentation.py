@@ -93,7 +93,7 @@ def dice(
     Examples
     --------
     >>> import numpy as np, instep
-    >>> instep.losses.dice(np.array([[1.0, 0.0, 1.0]]), np.array([[1, 0, 0]]), reduction="sum").value
+    >>> instep.losses.dice(np.array([[1.0, 0.0, 1.0]]), np.array([[1, 0, 0]])).value
     0.25
     """
     options = Options(smooth, axis, from_logits, reduction, weight, mask, ignore_index, out)
@@ -271,14 +271,12 @@ def _region(
     shape = tuple(pred.shape[k] for k in kept)
     weights = np.ones(shape) if options.weight is None else _weights(options.weight, shape, kept)
     threads = config.get_num_threads()
-    divisor = 1.0
-    if options.reduction == "mean":
-        divisor = _core.array_sum(weights, threads)
+    divisor = _core.array_sum(weights, threads) if options.reduction == "mean" else 1.0
     grad = np.empty_like(pred, subok=False)
     if options.out is not None:
         others = {"target": target, "mask": mask, "weight": options.weight}
-        arrays = {k: v for k, v in others.items() if isinstance(v, np.ndarray)}
-        grad = _check.output(options.out, pred, arrays)
+        others = {name: array for name, array in others.items() if isinstance(array, np.ndarray)}
+        grad = _check.output(options.out, pred, others)
     if divisor == 0 or pred.size == 0:
         grad.fill(0)
         nothing = np.zeros(shape, pred.dtype)
@@ -286,12 +284,12 @@ def _region(
     order = kept + summed
     scores = np.empty(shape)
     _core.regionwise(
-        pred.transpose(order),
-        target.transpose(order),
-        None if mask is None else mask.transpose(order),
+        np.asarray(pred).transpose(order),
+        np.asarray(target).transpose(order),
+        None if mask is None else np.asarray(mask).transpose(order),
         np.asarray(grad).transpose(order),
         len(kept),
-        weights / divisor,
+        np.divide(weights, divisor, out=np.empty(shape)),
         scores,
         numbers,
         threads,
@@ -327,13 +325,13 @@ def _summed(axis: Any, ndim: int) -> tuple[int, ...]:
 
 def _weights(weight: Any, shape: tuple[int, ...], kept: tuple[int, ...]) -> Array:
     """One float64 per score, from one per score or per class."""
-    array = _check.real_array("weight", weight).astype(np.float64)
+    array = _check.real_array("weight", weight).astype(np.float64, order="C")
     if array.shape == shape:
-        return np.ascontiguousarray(array)
+        return array
     if 1 in kept and array.shape == (shape[kept.index(1)],):
         per_class = [1] * len(shape)
         per_class[kept.index(1)] = array.size
-        return np.ascontiguousarray(np.broadcast_to(array.reshape(per_class), shape))
+        return np.broadcast_to(array.reshape(per_class), shape).copy()
     raise ValueError(
         f"weight has shape {array.shape}, but there are scores of shape {shape}; give one per "
         "score, or one per class where `axis` leaves axis 1 out"
