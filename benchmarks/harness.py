@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.contenders import CEILING, OURS
+from benchmarks.contenders import CEILING, OURS, Contenders
 from benchmarks.works import ROOT
 
 
@@ -47,13 +47,13 @@ def _environment(threads: int) -> dict[str, str]:
 class Process:
     """A contender's process, asleep unless it is asked something."""
 
-    def __init__(self, name: str, threads: int) -> None:
+    def __init__(self, name: str, entry: tuple[str, str], threads: int) -> None:
         self.name = name
         self.restless = False
         # From the last CPU on: the first is the one that serves most interrupts.
         cpus = ",".join(map(str, usable_cpus()[-threads:]))
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.worker", name, str(threads), cpus],
+            [sys.executable, "-m", "benchmarks.worker", *entry, str(threads), cpus],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -113,13 +113,15 @@ def _is_asleep(task: Path) -> bool:
 
 
 @contextmanager
-def processes(names: list[str], threads: int) -> Iterator[tuple[list[Process], dict[str, str]]]:
+def processes(
+    contenders: Contenders, threads: int
+) -> Iterator[tuple[list[Process], dict[str, str]]]:
     """The contenders' processes, and for those that cannot take part the reason."""
     started, absent = [], {}
     with ExitStack() as stack:
-        for name in names:
+        for name, entry in contenders.items():
             try:
-                process = Process(name, threads)
+                process = Process(name, entry, threads)
             except ContenderError as error:
                 absent[name] = str(error)
             else:
@@ -130,10 +132,10 @@ def processes(names: list[str], threads: int) -> Iterator[tuple[list[Process], d
 
 @dataclass
 class Result:
-    """What one contender did on one work."""
+    """What one contender did at one task."""
 
     name: str
-    seconds: list[float] = field(default_factory=list)  # per step, one entry a round
+    seconds: list[float] = field(default_factory=list)  # for once, one entry a round
     cpu: list[float] = field(default_factory=list)  # CPU time over wall time, one entry a round
     trouble: str = ""  # why there are no times
 
@@ -147,12 +149,13 @@ class Result:
 
 @dataclass
 class Race:
-    """All contenders on one work."""
+    """All contenders at one task, found by its kind (an optimizer, a loss) and its work."""
 
+    kind: str
     work: str
-    optimizer: str
+    task: Any
     threads: int
-    results: list[Result]
+    results: list[Result] = field(default_factory=list)
 
     def result(self, name: str) -> Result | None:
         """The times of a contender, if it has any."""
@@ -166,21 +169,24 @@ class Race:
     def ceiling(self) -> Result | None:
         return self.result(CEILING)
 
+    @property
+    def peers(self) -> list[Result]:
+        """The times of all others."""
+        return [r for r in self.results if r.seconds and r.name not in (OURS, CEILING)]
 
-def race(
-    entrants: list[Process], work: str, optimizer: str, threads: int, rounds: int, batch: float
-) -> Race:
-    """Verify everyone on the work, then time them in turn."""
-    results, steps = {}, {}
+
+def race(entrants: list[Process], into: Race, rounds: int, batch: float) -> None:
+    """Verify everyone at the task, then time them in turn."""
+    results, times = {process.name: Result(process.name) for process in entrants}, {}
+    into.results.extend(results.values())
     for process in entrants:
-        result = results[process.name] = Result(process.name)
         try:
-            answer = process.ask("prepare", work=work, optimizer=optimizer, seconds=batch)
-            steps[process.name] = answer["steps"]
+            answer = process.ask("prepare", kind=into.kind, work=into.work, seconds=batch)
+            times[process.name] = answer["times"]
         except ContenderError as error:
-            result.trouble = str(error)
+            results[process.name].trouble = str(error)
         process.wait_until_asleep()
-    running = [process for process in entrants if process.name in steps]
+    running = [process for process in entrants if process.name in times]
     for turn in range(rounds):
         # Another one begins each round, so that nobody always has the same place.
         first = turn % len(running) if running else 0
@@ -189,7 +195,7 @@ def race(
             if result.trouble:
                 continue
             try:
-                answer = process.ask("batch", steps=steps[process.name])
+                answer = process.ask("batch", times=times[process.name])
                 result.seconds.append(answer["seconds"])
                 result.cpu.append(answer["cpu"])
             except ContenderError as error:
@@ -198,4 +204,3 @@ def race(
     for process in running:
         if not results[process.name].trouble:
             process.ask("release")
-    return Race(work, optimizer, threads, list(results.values()))

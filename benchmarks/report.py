@@ -1,25 +1,83 @@
-"""What is printed: the header that says where the numbers come from, the table, the overhead."""
+"""What is printed: the header that says where the numbers come from, and the table."""
 
 import datetime
 import os
 import platform
 import statistics
+from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 
 import instep
-from benchmarks.contenders import CEILING, OURS, PACKAGES
+from benchmarks.contenders import OURS
 from benchmarks.harness import Race, Result, usable_cpus
-from benchmarks.works import OPTIMIZERS, WORKS
 
 # Under this many elements a call costs more than the memory, and the ceiling says nothing.
 _LEAST_FOR_CEILING = 4096
-_COLUMNS = ("us/step", "ns/element", "GB/s", "ratio", "(quartiles)", "of roofline")
-TABLE_HEAD = f"{'optimizer':<13}{'work':>9}{'threads':>8}  {'contender':<15}" + (
-    "{:>11}{:>12}{:>8}{:>8}  {:<13}{:>12}".format(*_COLUMNS)
-)
+_CELLS = "{:>11}{:>12}{:>8}{:>8}  {:<13}{:>12}"
+
+
+class Table:
+    """One table of times; its lines begin with the kind of task (an optimizer, a loss)."""
+
+    def __init__(
+        self, kind: str, tasks: Iterable[tuple[str, str]], packages: tuple[str, ...]
+    ) -> None:
+        kinds, works = zip(*tasks, strict=True)
+        self.kind = kind
+        self.packages = packages
+        self.kind_width = max(map(len, (kind, *kinds))) + 1
+        self.work_width = max(map(len, ("work", *works))) + 1
+
+    def header(self, notes: dict[str, str], rounds: int, batch: float) -> str:
+        """The machine, the versions, the method."""
+        model = _first_line("/proc/cpuinfo", "model name")
+        now = datetime.datetime.now(datetime.UTC)
+        load = f"{os.getloadavg()[0]:.2f}" if hasattr(os, "getloadavg") else "unknown"
+        versions = ", ".join(f"{name} {_version(name)}" for name in self.packages)
+        lines = [
+            f"date      {now:%Y-%m-%d %H:%M} UTC, load average {load} before the start",
+            f"machine   {model}, {platform.machine()}, {len(usable_cpus())} usable CPUs of "
+            f"{os.cpu_count()}, {platform.system()} {platform.release()}",
+            f"pages     {_first_line('/sys/kernel/mm/transparent_hugepage/enabled')}",
+            f"isa       {instep.isa()}",
+            f"versions  Python {platform.python_version()}, {versions}",
+            *(f"          {name}: {note}" for name, note in notes.items()),
+            f"method    float32; median of {rounds} interleaved rounds of {1e3 * batch:g} ms; "
+            "every contender verified before",
+            "          ratio: time over instep's in the same round, above 1 means instep is faster",
+        ]
+        return "\n".join(lines)
+
+    def head(self) -> str:
+        cells = ("us/call", "ns/element", "GB/s", "ratio", "(quartiles)", "of roofline")
+        return self._place(self.kind, "work", "threads", "contender") + _CELLS.format(*cells)
+
+    def rows(self, race: Race) -> str:
+        """One line for each contender, also for those without times."""
+        lines = []
+        for result in race.results:
+            text = f"  {result.trouble}" if result.trouble else _row(race, result)
+            lines.append(self._place(race.kind, race.work, race.threads, result.name) + text)
+        return "\n".join(lines)
+
+    def verdicts(self, races: list[Race]) -> str:
+        """Per task: the fastest peer, and its time over instep's."""
+        lines = []
+        for race in races:
+            if race.ours is None or not race.peers:
+                continue
+            fastest = min(race.peers, key=Result.median)
+            ratio = statistics.median(fastest.ratios(race.ours))
+            place = self._place(race.kind, race.work, race.threads, fastest.name)
+            lines.append(f"{place}{ratio:>8.2f}")
+        return "\n".join(["fastest peer of each work, and its ratio:", *lines]) if lines else ""
+
+    def _place(self, kind: str, work: str, threads: object, contender: str) -> str:
+        """How a line begins."""
+        return f"{kind:<{self.kind_width}}{work:>{self.work_width}}{threads:>8}  {contender:<15}"
 
 
 def _first_line(path: str, start: str = "") -> str:
@@ -40,32 +98,10 @@ def _version(package: str) -> str:
         return "-"
 
 
-def header(notes: dict[str, str], rounds: int, batch: float) -> str:
-    """The machine, the versions, the method."""
-    model = _first_line("/proc/cpuinfo", "model name")
-    now = datetime.datetime.now(datetime.UTC)
-    load = f"{os.getloadavg()[0]:.2f}" if hasattr(os, "getloadavg") else "unknown"
-    versions = ", ".join(f"{name} {_version(name)}" for name in PACKAGES)
-    lines = [
-        f"date      {now:%Y-%m-%d %H:%M} UTC, load average {load} before the start",
-        f"machine   {model}, {platform.machine()}, {len(usable_cpus())} usable CPUs of "
-        f"{os.cpu_count()}, {platform.system()} {platform.release()}",
-        f"pages     {_first_line('/sys/kernel/mm/transparent_hugepage/enabled')}",
-        f"isa       {instep.isa()}",
-        f"versions  Python {platform.python_version()}, {versions}",
-        *(f"          {name}: {note}" for name, note in notes.items()),
-        f"method    float32; median of {rounds} interleaved rounds of {1e3 * batch:g} ms; every "
-        "contender verified before",
-        "          ratio: time over instep's in the same round, above 1 means instep is faster",
-    ]
-    return "\n".join(lines)
-
-
 def _row(race: Race, result: Result) -> str:
-    work, seconds = WORKS[race.work], result.median()
-    traffic = work.elements * OPTIMIZERS[race.optimizer].bytes_per_element
-    cells = [f"{1e6 * seconds:.2f}", f"{1e9 * seconds / work.elements:.3f}"]
-    cells.append(f"{traffic / seconds / 1e9:.1f}")
+    elements, seconds = race.task.elements, result.median()
+    cells = [f"{1e6 * seconds:.2f}", f"{1e9 * seconds / elements:.3f}"]
+    cells.append(f"{race.task.traffic / seconds / 1e9:.1f}")
     ratio, spread, share = "-", "", "-"
     if race.ours is not None:
         ratios = result.ratios(race.ours)
@@ -73,32 +109,10 @@ def _row(race: Race, result: Result) -> str:
         if result.name != OURS:
             low, high = np.quantile(ratios, [0.25, 0.75])
             spread = f"({low:.2f}-{high:.2f})"
-    if race.ceiling is not None and work.elements >= _LEAST_FOR_CEILING:
+    if race.ceiling is not None and elements >= _LEAST_FOR_CEILING:
         shares = race.ceiling.ratios(result)
         share = f"{100 * statistics.median(shares):.0f} %"
-    return "{:>11}{:>12}{:>8}{:>8}  {:<13}{:>12}".format(*cells, ratio, spread, share)
-
-
-def table_rows(race: Race) -> str:
-    """One line for each contender, also for those without times."""
-    lines = []
-    place = f"{race.optimizer:<13}{race.work:>9}{race.threads:>8}  "
-    for result in race.results:
-        text = f"  {result.trouble}" if result.trouble else _row(race, result)
-        lines.append(f"{place}{result.name:<15}{text}")
-    return "\n".join(lines)
-
-
-def overhead(races: list[Race]) -> str:
-    """What a step costs that has next to nothing to compute."""
-    parts = [
-        f"{race.optimizer} {1e9 * race.ours.median():.0f} ns"
-        for race in races
-        if race.work == "10" and race.ours is not None
-    ]
-    if not parts:
-        return ""
-    return "fixed overhead of instep: step() on one array of 10 elements: " + ", ".join(parts)
+    return _CELLS.format(*cells, ratio, spread, share)
 
 
 def quietness(races: list[Race]) -> str:
@@ -109,17 +123,3 @@ def quietness(races: list[Race]) -> str:
     share = statistics.fmean(shares)
     text = f"contenders on one thread had {100 * share:.1f} % of their CPU"
     return text if share > 0.98 else f"{text}: the machine was busy, run it again"
-
-
-def verdicts(races: list[Race]) -> str:
-    """Per work: instep against the fastest peer, and against the ceiling."""
-    lines = []
-    for race in races:
-        peers = [r for r in race.results if r.seconds and r.name not in (OURS, CEILING)]
-        if race.ours is None or not peers:
-            continue
-        fastest = min(peers, key=Result.median)
-        ratio = statistics.median(fastest.ratios(race.ours))
-        place = f"{race.optimizer:<13}{race.work:>9}{race.threads:>8}  "
-        lines.append(f"{place}{fastest.name:<15}{ratio:>8.2f}")
-    return "\n".join(["fastest peer of each work, and its ratio:", *lines]) if lines else ""

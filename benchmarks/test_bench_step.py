@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 import instep
-from benchmarks.contenders.instep_contender import Instep
-from benchmarks.verify import BOUND, relative_error
-from benchmarks.works import LOSSES, RULES, Optimizer, gradients, load_reference, parameters
+from benchmarks.contenders.instep_step import Instep
+from benchmarks.verify import BOUND
+from benchmarks.works import LOSSES, RULES, Optimizer, StepTask, Work, load_reference
 from instep import _core
 
 pytest.importorskip("pytest_benchmark")
@@ -29,10 +29,10 @@ def test_every_rule_and_loss_has_a_row() -> None:
 @pytest.mark.parametrize("rule", RULES)
 def test_rule(benchmark: Any, rule: str, size: str) -> None:
     states = len(_core.rules()[rule][1])
-    contender = Instep(Optimizer(rule, states), threads=1)
-    assert relative_error(contender, SHAPES[size]) <= BOUND
-    contender.allocate(parameters(SHAPES[size]))
-    contender.set_gradients(gradients(SHAPES[size], 0))
+    task = StepTask(Optimizer(rule, states), Work(SHAPES[size], threads=(1,), optimizers=()))
+    contender = Instep(task, threads=1)
+    assert contender.error() <= BOUND
+    contender.renew()
     contender.run(10)
     benchmark.group = f"step, {size}"
     benchmark(contender.step)

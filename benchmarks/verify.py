@@ -1,9 +1,15 @@
 """Whether a contender computes what the float64 twin computes. Nothing is timed that does not."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import numpy as np
 
-from benchmarks.contenders.base import Contender
 from benchmarks.works import Array, gradient_steps, load_reference, parameters
+
+if TYPE_CHECKING:
+    from benchmarks.contenders.base import StepContender
 
 STEPS = 5
 # Largest error of a parameter, relative to the largest distance travelled. Rounding in float32
@@ -25,8 +31,9 @@ def _positions(size: int) -> Array:
     return np.unique(np.concatenate([ends, spread, size - 1 - ends]))
 
 
-def relative_error(contender: Contender, shapes: tuple[tuple[int, ...], ...]) -> float:
+def step_error(contender: StepContender) -> float:
     """Take steps with new gradients each; how far the parameters are from the twin's."""
+    shapes = contender.task.work.shapes
     start = parameters(shapes)
     contender.allocate(start)
     positions = [_positions(array.size) for array in start]

@@ -1,7 +1,7 @@
 """The process of one contender: told over a pipe to prepare a work and to run timed batches.
 
-Started by `benchmarks.harness` as ``python -m benchmarks.worker NAME THREADS CPUS``. Requests and
-answers are one JSON object a line.
+Started by `benchmarks.harness` as ``python -m benchmarks.worker MODULE CLASS THREADS CPUS``.
+Requests and answers are one JSON object a line.
 """
 
 import gc
@@ -12,10 +12,8 @@ import sys
 import time
 from typing import Any, TextIO
 
-from benchmarks.contenders import CONTENDERS
 from benchmarks.contenders.base import Contender
-from benchmarks.verify import BOUND, relative_error
-from benchmarks.works import OPTIMIZERS, WORKS, gradients, parameters
+from benchmarks.verify import BOUND
 
 
 def _pin(cpus: list[int]) -> None:
@@ -32,56 +30,55 @@ def _own_output() -> TextIO:
 
 
 class Worker:
-    def __init__(self, name: str, threads: int) -> None:
-        module, kind = CONTENDERS[name]
-        self.kind = getattr(importlib.import_module(f"benchmarks.contenders.{module}"), kind)
+    def __init__(self, module: str, name: str, threads: int) -> None:
+        found = importlib.import_module(f"benchmarks.contenders.{module}")
+        self.kind: type[Contender] = getattr(found, name)
         self.kind.start(threads)
         self.threads = threads
         self.contender: Contender | None = None
 
-    def prepare(self, work: str, optimizer: str, seconds: float) -> dict[str, Any]:
-        """Verify, then find out how many steps fill a batch of `seconds`."""
-        refusal = self.kind.unsupported(OPTIMIZERS[optimizer])
+    def prepare(self, kind: str, work: str, seconds: float) -> dict[str, Any]:
+        """Verify, then find out how many times fill a batch of `seconds`."""
+        task = self.kind.tasks[kind, work]
+        refusal = self.kind.unsupported(task)
         if refusal:
             return {"unsupported": refusal}
         self.release()
-        self.shapes = WORKS[work].shapes
-        self.contender = self.kind(OPTIMIZERS[optimizer], self.threads)
-        error = relative_error(self.contender, self.shapes)
+        self.contender = self.kind(task, self.threads)
+        error = self.contender.error()
         if not error <= BOUND:  # NaN fails too
             self.release()
             raise ArithmeticError(f"error {error:.1e} against the twin, allowed {BOUND:.0e}")
-        return {"steps": self._steps_in(seconds), "error": error}
+        return {"times": self._times_in(seconds), "error": error}
 
-    def _steps_in(self, seconds: float) -> int:
-        steps = 1
+    def _times_in(self, seconds: float) -> int:
+        times = 1
         while True:
-            took = min(self._time(steps)[0] for _ in range(2))  # one alone may meet a hiccup
+            took = min(self._time(times)[0] for _ in range(2))  # one alone may meet a hiccup
             if took > seconds / 4:
-                return max(1, round(steps * seconds / took))
-            steps *= 2
+                return max(1, round(times * seconds / took))
+            times *= 2
 
-    def batch(self, steps: int) -> dict[str, Any]:
-        """Seconds per step, from new arrays.
+    def batch(self, times: int) -> dict[str, Any]:
+        """Seconds for once, from new arrays.
 
         New ones each time, because where arrays come to lie can cost or gain a tenth. The first
-        steps are not timed: states are made, caches are cold, threads asleep.
+        ones are not timed: states are made, caches are cold, threads asleep.
         """
         assert self.contender is not None
-        self.contender.allocate(parameters(self.shapes))
-        self.contender.set_gradients(gradients(self.shapes, 0))
+        self.contender.renew()
         gc.collect()
-        self.contender.run(max(2, steps // 10))
-        seconds, cpu = self._time(steps)
-        return {"seconds": seconds / steps, "cpu": cpu / seconds}
+        self.contender.run(max(2, times // 10))
+        seconds, cpu = self._time(times)
+        return {"seconds": seconds / times, "cpu": cpu / seconds}
 
-    def _time(self, steps: int) -> tuple[float, float]:
+    def _time(self, times: int) -> tuple[float, float]:
         """Wall and CPU seconds."""
         assert self.contender is not None
         gc.disable()  # as timeit does: a collection is not part of any contender
         try:
             cpu, wall = time.process_time(), time.perf_counter()
-            self.contender.run(steps)
+            self.contender.run(times)
             return time.perf_counter() - wall, time.process_time() - cpu
         finally:
             gc.enable()
@@ -96,7 +93,7 @@ class Worker:
 
 
 def main() -> None:
-    name, threads, cpus = sys.argv[1:]
+    module, name, threads, cpus = sys.argv[1:]
     answers = _own_output()
 
     def answer(message: dict[str, Any]) -> None:
@@ -104,7 +101,7 @@ def main() -> None:
 
     _pin([int(cpu) for cpu in cpus.split(",")])
     try:
-        worker = Worker(name, int(threads))
+        worker = Worker(module, name, int(threads))
     except ModuleNotFoundError as error:
         return answer({"missing": error.name})
     except Exception as error:

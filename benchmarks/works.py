@@ -117,6 +117,34 @@ WORKS: dict[str, Work] = {
 }
 
 
+class StepTask(NamedTuple):
+    """A step of one optimizer over one work's arrays."""
+
+    optimizer: Optimizer
+    work: Work
+
+    @property
+    def elements(self) -> int:
+        return self.work.elements
+
+    @property
+    def traffic(self) -> int:
+        """Bytes that a step must move."""
+        return self.elements * self.optimizer.bytes_per_element
+
+    @property
+    def memory(self) -> int:
+        """Bytes that a contender needs: parameter, gradient, one more while verifying."""
+        return 4 * self.elements * (self.optimizer.states + 3)
+
+
+STEPS = {
+    (kind, name): StepTask(optimizer, work)
+    for name, work in WORKS.items()
+    for kind, optimizer in OPTIMIZERS.items()
+}
+
+
 def parameters(shapes: Any, seed: int = 1) -> list[Array]:
     """Seeded float32 weights of the usual spread, 0.02."""
     rng = np.random.default_rng(seed)

@@ -1,22 +1,25 @@
 """What a contender must do to be verified and timed."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from itertools import repeat
-from typing import Any
+from typing import Any, ClassVar
 
-from benchmarks.works import Array, Optimizer
+from benchmarks import verify
+from benchmarks.works import STEPS, Array, StepTask, gradients, parameters
 
 
 class Contender(ABC):
-    """One library's optimizer over one work's arrays, in a process of its own.
+    """One library at one task, in a process of its own.
 
     Arrays that are passed in are copied into whatever the library itself would allocate: nobody
-    is timed on foreign memory, and nothing is converted inside a timed step.
+    is timed on foreign memory, and nothing is converted while the clock runs.
     """
 
-    def __init__(self, optimizer: Optimizer, threads: int) -> None:
-        self.optimizer = optimizer
-        self.hyper = optimizer.hyper
+    tasks: ClassVar[Mapping[tuple[str, str], Any]]  # what it can be asked for
+
+    def __init__(self, task: Any, threads: int) -> None:
+        self.task = task
         self.threads = threads
         self.compile()
 
@@ -25,8 +28,8 @@ class Contender(ABC):
         """Once per process, before anything else: limit the library to so many threads."""
 
     @staticmethod
-    def unsupported(optimizer: Optimizer) -> str | None:
-        """Why this optimizer cannot be raced, or None."""
+    def unsupported(task: Any) -> str | None:
+        """Why the library cannot be raced at this, or None."""
         return None
 
     @staticmethod
@@ -34,12 +37,48 @@ class Contender(ABC):
         """Something about the library that the reader of the table should know."""
         return None
 
+    def compile(self) -> None:  # noqa: B027 - a hook that some have no use for
+        """Once per task, what does not depend on where the arrays lie."""
+
+    @abstractmethod
+    def error(self) -> float:
+        """How far its results are from those of the float64 twin."""
+
+    @abstractmethod
+    def renew(self) -> None:
+        """Begin again with newly allocated arrays."""
+
+    @abstractmethod
+    def run(self, times: int) -> None:
+        """Do it so many times, as a user would write it; what is timed."""
+
+
+class StepContender(Contender):
+    """One library's optimizer over one work's arrays."""
+
+    tasks = STEPS
+
+    def __init__(self, task: StepTask, threads: int) -> None:
+        self.optimizer = task.optimizer
+        self.hyper = task.optimizer.hyper
+        super().__init__(task, threads)
+
+    def error(self) -> float:
+        return verify.step_error(self)
+
+    def renew(self) -> None:
+        self.allocate(parameters(self.task.work.shapes))
+        self.set_gradients(gradients(self.task.work.shapes, 0))
+
+    def run(self, times: int) -> None:
+        """Many steps with the same gradients."""
+        step = self.step
+        for _ in repeat(None, times):
+            step()
+
     def twin(self, reference: Any) -> Any:
         """The float64 rule that this contender's parameters are compared with."""
         return reference.RULES[self.optimizer.class_name.lower()]
-
-    def compile(self) -> None:  # noqa: B027 - a hook that some have no use for
-        """Once per work, what does not depend on where the arrays lie."""
 
     @abstractmethod
     def allocate(self, parameters: list[Array]) -> None:
@@ -52,12 +91,6 @@ class Contender(ABC):
     @abstractmethod
     def step(self) -> None:
         """One step, as a user would write it."""
-
-    def run(self, steps: int) -> None:
-        """Many steps with the same gradients; what is timed."""
-        step = self.step
-        for _ in repeat(None, steps):
-            step()
 
     @abstractmethod
     def values(self) -> list[Array]:

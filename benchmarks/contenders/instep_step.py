@@ -3,11 +3,11 @@
 from itertools import repeat
 
 import instep
-from benchmarks.contenders.base import Contender
+from benchmarks.contenders.base import StepContender
 from benchmarks.works import Array
 
 
-class Instep(Contender):
+class Instep(StepContender):
     def allocate(self, parameters: list[Array]) -> None:
         self.parameters = [array.copy() for array in parameters]
         kind = getattr(instep, self.optimizer.class_name)
@@ -19,9 +19,9 @@ class Instep(Contender):
     def step(self) -> None:
         self.instep.step(self.gradients)
 
-    def run(self, steps: int) -> None:
+    def run(self, times: int) -> None:
         step, gradients = self.instep.step, self.gradients
-        for _ in repeat(None, steps):
+        for _ in repeat(None, times):
             step(gradients)
 
     def values(self) -> list[Array]:

@@ -2,11 +2,11 @@
 
 import numpy as np
 
-from benchmarks.contenders.base import Contender
+from benchmarks.contenders.base import StepContender
 from benchmarks.works import Array
 
 
-class NumpyInPlace(Contender):
+class NumpyInPlace(StepContender):
     def compile(self) -> None:
         self.update = getattr(self, f"_{self.optimizer.rule}")
 

@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from benchmarks.contenders.base import Contender
+from benchmarks.contenders.base import StepContender
 from benchmarks.works import Array
 
 
-class OptaxJit(Contender):
+class OptaxJit(StepContender):
     def compile(self) -> None:
         transform = self.transform = self._transform()
 
@@ -45,11 +45,11 @@ class OptaxJit(Contender):
     def step(self) -> None:
         self.run(1)
 
-    def run(self, steps: int) -> None:
+    def run(self, times: int) -> None:
         """Waits once at the end: a step may be dispatched while the one before still runs."""
         update, gradients = self.update, self.gradients
         parameters, state = self.parameters, self.state
-        for _ in repeat(None, steps):
+        for _ in repeat(None, times):
             parameters, state = update(parameters, state, gradients)
         self.parameters, self.state = jax.block_until_ready((parameters, state))
 

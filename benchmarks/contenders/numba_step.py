@@ -9,7 +9,7 @@ from typing import Any
 import numba
 import numpy as np
 
-from benchmarks.contenders.base import Contender
+from benchmarks.contenders.base import StepContender
 from benchmarks.works import Array
 
 _f32 = np.float32
@@ -60,7 +60,7 @@ _BODIES = {"sgd": sgd, "sgd_momentum": sgd_momentum, "adam": adamw}
 _BODIES["rmsprop_centered_momentum"] = rmsprop
 
 
-class Numba(Contender):
+class Numba(StepContender):
     fastmath = False
 
     @staticmethod

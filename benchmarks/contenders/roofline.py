@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.contenders.base import Contender
+from benchmarks.contenders.base import StepContender
 from benchmarks.works import Array
 
 SOURCE = Path(__file__).resolve().parent.parent / "roofline.c"
@@ -18,7 +18,7 @@ FLAGS = ("-O3", "-march=native", "-std=gnu11", "-pthread", "-shared", "-fPIC")
 _SLOTS = 5  # pointers per leaf: the parameter, the gradient and up to three states
 
 
-class Roofline(Contender):
+class StepRoofline(StepContender):
     library: ctypes.CDLL
     compiler: str
 
@@ -31,13 +31,13 @@ class Roofline(Contender):
             target = Path(folder, "roofline.so")
             command = [*compiler.split(), *FLAGS, str(SOURCE), "-o", str(target)]
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-            Roofline.library = ctypes.CDLL(str(target))
+            StepRoofline.library = ctypes.CDLL(str(target))
         version = subprocess.run([*compiler.split(), "--version"], capture_output=True, text=True)
-        Roofline.compiler = version.stdout.partition("\n")[0]
+        StepRoofline.compiler = version.stdout.partition("\n")[0]
 
     @staticmethod
     def note() -> str:
-        return f"compiled by {Roofline.compiler}"
+        return f"compiled by {StepRoofline.compiler}"
 
     def twin(self, reference: Any) -> Any:
         """Not an optimizer: what roofline.c says it does to the parameters."""
@@ -61,14 +61,14 @@ class Roofline(Contender):
     def step(self) -> None:
         self.run(1)
 
-    def run(self, steps: int) -> None:
+    def run(self, times: int) -> None:
         failed = self.library.roofline(
             ctypes.c_size_t(len(self.parameters)),
             self.lengths,
             self.pointers,
             self.optimizer.states,
             self.threads,
-            ctypes.c_size_t(steps),
+            ctypes.c_size_t(times),
         )
         if failed:
             raise RuntimeError("the roofline kernel could not start its threads")

@@ -6,11 +6,11 @@ from typing import Any
 
 import torch
 
-from benchmarks.contenders.base import Contender
-from benchmarks.works import Array, Optimizer
+from benchmarks.contenders.base import StepContender
+from benchmarks.works import Array, StepTask
 
 
-class TorchDefault(Contender):
+class TorchDefault(StepContender):
     options: dict[str, Any] = {}  # noqa: RUF012 - never changed
 
     @staticmethod
@@ -30,9 +30,9 @@ class TorchDefault(Contender):
     def step(self) -> None:
         self.torch.step()
 
-    def run(self, steps: int) -> None:
+    def run(self, times: int) -> None:
         step = self.torch.step
-        for _ in repeat(None, steps):
+        for _ in repeat(None, times):
             step()
 
     def values(self) -> list[Array]:
@@ -43,8 +43,8 @@ class TorchFused(TorchDefault):
     options = {"fused": True}  # noqa: RUF012 - never changed
 
     @staticmethod
-    def unsupported(optimizer: Optimizer) -> str | None:
-        kind = getattr(torch.optim, optimizer.class_name)
-        if "fused" not in inspect.signature(kind).parameters:
-            return f"torch has no fused {optimizer.class_name}"
+    def unsupported(task: StepTask) -> str | None:
+        name = task.optimizer.class_name
+        if "fused" not in inspect.signature(getattr(torch.optim, name)).parameters:
+            return f"torch has no fused {name}"
         return None
