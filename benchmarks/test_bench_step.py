@@ -1,4 +1,4 @@
-"""Rows for pytest-benchmark: every rule and loss of the core, one by one, for work on a kernel.
+"""Rows for pytest-benchmark: every rule of the core, one by one, for work on a kernel.
 
 Not part of the tests: run with ``python -m pytest benchmarks``. Each row is verified against the
 float64 twin before it is timed.
@@ -6,13 +6,11 @@ float64 twin before it is timed.
 
 from typing import Any
 
-import numpy as np
 import pytest
 
-import instep
 from benchmarks.contenders.instep_step import Instep
 from benchmarks.verify import BOUND
-from benchmarks.works import LOSSES, RULES, Optimizer, StepTask, Work, load_reference
+from benchmarks.works import RULES, Optimizer, StepTask, Work
 from instep import _core
 
 pytest.importorskip("pytest_benchmark")
@@ -20,9 +18,8 @@ pytest.importorskip("pytest_benchmark")
 SHAPES = {"4K": ((4096,),), "64K": ((65_536,),)}  # first-level and second-level cache
 
 
-def test_every_rule_and_loss_has_a_row() -> None:
+def test_every_rule_has_a_row() -> None:
     assert set(RULES) == set(_core.rules())
-    assert set(LOSSES) == set(_core.losses())
 
 
 @pytest.mark.parametrize("size", SHAPES)
@@ -36,15 +33,3 @@ def test_rule(benchmark: Any, rule: str, size: str) -> None:
     contender.run(10)
     benchmark.group = f"step, {size}"
     benchmark(contender.step)
-
-
-@pytest.mark.parametrize("name", LOSSES)
-def test_loss(benchmark: Any, name: str) -> None:
-    pred, target = LOSSES[name](np.random.default_rng(1))
-    loss, twin = getattr(instep.losses, name), load_reference().LOSSES[name]
-    expected_value, expected_grad = twin(pred, target)
-    value, grad = loss(pred, target)
-    assert abs(value - expected_value) <= BOUND * abs(expected_value)
-    assert np.max(np.abs(grad - expected_grad)) <= BOUND * np.max(np.abs(expected_grad))
-    benchmark.group = "loss"
-    benchmark(loss, pred, target, out=np.empty_like(pred))

@@ -9,13 +9,15 @@ import numpy as np
 from benchmarks.works import Array, gradient_steps, load_reference, parameters
 
 if TYPE_CHECKING:
-    from benchmarks.contenders.base import StepContender
+    from benchmarks.contenders.base import LossContender, StepContender
 
 STEPS = 5
 # Largest error of a parameter, relative to the largest distance travelled. Rounding in float32
 # stays under 1e-5 here, a wrong coefficient or a place of eps does not stay under 1e-2.
+# A value or gradient of a loss is relative to the largest there is: likewise.
 BOUND = 1e-4
 _SAMPLE = 4096
+_BLOCK = 1_048_576  # elements that the twin of a loss gets at a time
 
 
 def _positions(size: int) -> Array:
@@ -57,3 +59,23 @@ def step_error(contender: StepContender) -> float:
     error = np.abs(np.concatenate(sample(contender.values())) - expected)
     # np.max keeps NaN, so that it fails every comparison with the bound.
     return float(np.max(error) / np.max(np.abs(expected - before)))
+
+
+def loss_error(contender: LossContender) -> float:
+    """Compute twice, as buffers are used again; how far value and gradient are from the twin's."""
+    task = contender.task
+    pred, target = contender.data
+    contender.allocate(pred, target)
+    contender.run(2)
+    value, grad = contender.result()
+    twin = contender.twin(load_reference())
+    rows = max(1, len(pred) * _BLOCK // task.elements)
+    expected, errors, sizes = 0.0, [], []
+    for start in range(0, len(pred), rows):
+        part = slice(start, start + rows)
+        total, grads = twin(pred[part], target[part], reduction="sum")
+        expected += total / task.values
+        errors.append(np.max(np.abs(grad[part] - grads / task.values)))
+        sizes.append(np.max(np.abs(grads)) / task.values)
+    value_error = abs(value - expected) / abs(expected) if expected else abs(value)
+    return float(np.max([np.max(errors) / np.max(sizes), value_error]))

@@ -3,8 +3,9 @@
 Needs NumPy alone, so that every process of a benchmark and the tests can read these tables.
 """
 
-import importlib.util
+import importlib
 import math
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 Array = np.ndarray
+Shape = tuple[int, ...]
+Data = tuple[Array, Array]  # prediction and target
 ROOT = Path(__file__).resolve().parent.parent
+
+# ---- steps -------------------------------------------------------------------------------------
 
 # One row per rule of the core: the class that runs it, and the hyperparameters that choose it.
 #
@@ -33,24 +38,6 @@ RULES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "adam": ("AdamW", {"lr": 1e-3, "weight_decay": 1e-2}),
     "adam_amsgrad": ("AdamW", {"lr": 1e-3, "weight_decay": 1e-2, "amsgrad": True}),
-}
-
-
-def regression(rng: np.random.Generator) -> tuple[Array, Array]:
-    """64K predictions and targets."""
-    pred, target = rng.standard_normal((2, 65_536), dtype=np.float32)
-    return pred, target
-
-
-def classification(rng: np.random.Generator) -> tuple[Array, Array]:
-    """A batch of 512 rows of 1,000 logits, and their labels."""
-    return rng.standard_normal((512, 1000), dtype=np.float32), rng.integers(0, 1000, 512)
-
-
-# One row per loss of the core: what makes its prediction and target.
-LOSSES: dict[str, Callable[[np.random.Generator], tuple[Array, Array]]] = {
-    "mse": regression,
-    "cross_entropy": classification,
 }
 
 
@@ -86,7 +73,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
 class Work:
     """Arrays to update, the thread counts and the optimizers to do it with."""
 
-    shapes: tuple[tuple[int, ...], ...]
+    shapes: tuple[Shape, ...]
     threads: tuple[int, ...]
     optimizers: tuple[str, ...]
     usual: bool = True  # False: only where asked for
@@ -96,7 +83,7 @@ class Work:
         return sum(math.prod(shape) for shape in self.shapes)
 
 
-def _gpt2_shapes() -> tuple[tuple[int, ...], ...]:
+def _gpt2_shapes() -> tuple[Shape, ...]:
     """The 148 parameters of GPT-2 small, 124 million elements."""
     width = 768
     norm = [(width,), (width,)]
@@ -165,11 +152,147 @@ def gradient_steps(shapes: Any, steps: int) -> Iterator[list[Array]]:
     return (gradients(shapes, step) for step in range(steps))
 
 
+# ---- losses ------------------------------------------------------------------------------------
+
+
+def _regression(rng: np.random.Generator, shape: Shape) -> Data:
+    """Predictions and targets around them."""
+    pred, target = rng.standard_normal((2, *shape), dtype=np.float32)
+    return pred, target
+
+
+def _counts(rng: np.random.Generator, shape: Shape) -> Data:
+    """Logarithms of rates, and counts."""
+    pred = rng.standard_normal(shape, dtype=np.float32)
+    return pred, rng.poisson(2.0, shape).astype(np.float32)
+
+
+def _decisions(rng: np.random.Generator, shape: Shape) -> Data:
+    """Logits, and 0 or 1."""
+    pred = rng.standard_normal(shape, dtype=np.float32)
+    return pred, rng.integers(0, 2, shape).astype(np.float32)
+
+
+def _signs(rng: np.random.Generator, shape: Shape) -> Data:
+    """Decision values, and -1 or 1."""
+    pred, target = _decisions(rng, shape)
+    return pred, 2 * target - 1
+
+
+def _probabilities(rng: np.random.Generator, shape: Shape) -> Data:
+    """Probabilities, and 0 or 1."""
+    _, target = _decisions(rng, shape)
+    return _inner(rng, shape), target
+
+
+def _distributions(rng: np.random.Generator, shape: Shape) -> Data:
+    """Logarithms of probabilities, and probabilities."""
+    return np.log(_inner(rng, shape)), _inner(rng, shape)
+
+
+def _inner(rng: np.random.Generator, shape: Shape) -> Array:
+    """Probabilities that are neither 0 nor 1."""
+    return np.clip(rng.random(shape, dtype=np.float32), 0.01, 0.99)
+
+
+def _logits(rng: np.random.Generator, shape: Shape) -> Data:
+    """Rows of logits, and a label for each row."""
+    return rng.standard_normal(shape, dtype=np.float32), rng.integers(0, shape[1], shape[0])
+
+
+def _class_probabilities(rng: np.random.Generator, shape: Shape) -> Data:
+    """Rows of class probabilities, and a label for each row."""
+    logits, labels = _logits(rng, shape)
+    pred = np.exp(logits)
+    return pred / np.sum(pred, axis=1, keepdims=True), labels
+
+
+class Loss(NamedTuple):
+    """How a loss is raced: on what data, in which shapes."""
+
+    make: Callable[[np.random.Generator, Shape], Data]
+    shapes: dict[str, Shape]
+    per_row: bool = False  # one value for each entry of the first axis, not for each element
+    labels: bool = False  # the target is one label per row
+
+
+def _shapes(*names: str) -> dict[str, Shape]:
+    return {name: tuple(int(length) for length in name.split("x")) for name in names}
+
+
+_1M = {"1M": (1_048_576,)}
+_SIZES = {"1K": (1024,), "64K": (65_536,), **_1M, "8M": (8_388_608,)}
+_CLASSES = _shapes("64x10", "1024x10", "256x1000", "1024x32000")
+_IMAGES = _shapes("4x1x512x512")
+
+# One row per loss; of the options, all have their defaults.
+LOSSES: dict[str, Loss] = {
+    "cross_entropy": Loss(_logits, _CLASSES, per_row=True, labels=True),
+    "binary_cross_entropy_with_logits": Loss(_decisions, _SIZES),
+    "mse": Loss(_regression, _SIZES),
+    "dice": Loss(_probabilities, _IMAGES, per_row=True),
+    "iou": Loss(_probabilities, _IMAGES, per_row=True),
+    "tversky": Loss(_probabilities, _IMAGES, per_row=True),
+    "mae": Loss(_regression, _1M),
+    "huber": Loss(_regression, _1M),
+    "smooth_l1": Loss(_regression, _1M),
+    "log_cosh": Loss(_regression, _1M),
+    "quantile": Loss(_regression, _1M),
+    "poisson_nll": Loss(_counts, _1M),
+    "binary_cross_entropy": Loss(_probabilities, _1M),
+    "focal": Loss(_decisions, _1M),
+    "hinge": Loss(_signs, _1M),
+    "kl_div": Loss(_distributions, _1M),
+    "categorical_cross_entropy": Loss(
+        _class_probabilities, _shapes("1024x1000"), per_row=True, labels=True
+    ),
+}
+
+
+class LossTask(NamedTuple):
+    """Value and gradient of one loss for float32 predictions of one shape."""
+
+    kind: str
+    shape: Shape
+
+    @property
+    def loss(self) -> Loss:
+        return LOSSES[self.kind]
+
+    @property
+    def elements(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def values(self) -> int:
+        """What the mean divides by."""
+        return self.shape[0] if self.loss.per_row else self.elements
+
+    @property
+    def traffic(self) -> int:
+        """Bytes that must move: prediction and target are read, the gradient is written."""
+        return 4 * self.elements * (2 if self.loss.labels else 3)
+
+    @property
+    def memory(self) -> int:
+        """Bytes that a contender needs: what moves, of the data once more, and some to verify."""
+        return 2 * self.traffic
+
+    def data(self, seed: int = 1) -> Data:
+        """Seeded predictions and targets."""
+        return self.loss.make(np.random.default_rng(seed), self.shape)
+
+
+LOSS_TASKS = {
+    (kind, name): LossTask(kind, shape)
+    for kind, loss in LOSSES.items()
+    for name, shape in loss.shapes.items()
+}
+
+
 def load_reference() -> ModuleType:
     """The float64 twins of tests/reference.py, which is not in a package."""
-    path = ROOT / "tests" / "reference.py"
-    spec = importlib.util.spec_from_file_location("reference", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    folder = str(ROOT / "tests")
+    if folder not in sys.path:
+        sys.path.append(folder)
+    return importlib.import_module("reference")

@@ -145,12 +145,12 @@ def test_benchmarks():
     """A row per rule and loss, which runs the very rule it is named after."""
     module = works()
     assert module.RULES.keys() == RULES.keys()
-    assert module.LOSSES.keys() == LOSSES.keys()
+    assert module.LOSSES.keys() == set(losses.__all__) - {"LossGrad"}
     for rule, (name, hyper) in module.RULES.items():
         opt = getattr(instep, name)(np.ones(2), **hyper)
         assert rule_of(opt) == rule
-    for loss, make in module.LOSSES.items():
-        pred, target = make(np.random.default_rng(0))
+    for loss, row in module.LOSSES.items():
+        pred, target = row.make(np.random.default_rng(0), (16, 10))
         found = getattr(losses, loss)(pred, target)
         value, grad = reference.LOSSES[loss](pred, target)
         np.testing.assert_allclose(found.value, value, rtol=1e-5)

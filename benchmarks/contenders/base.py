@@ -6,7 +6,7 @@ from itertools import repeat
 from typing import Any, ClassVar
 
 from benchmarks import verify
-from benchmarks.works import STEPS, Array, StepTask, gradients, parameters
+from benchmarks.works import LOSS_TASKS, STEPS, Array, LossTask, StepTask, gradients, parameters
 
 
 class Contender(ABC):
@@ -27,8 +27,8 @@ class Contender(ABC):
     def start(threads: int) -> None:
         """Once per process, before anything else: limit the library to so many threads."""
 
-    @staticmethod
-    def unsupported(task: Any) -> str | None:
+    @classmethod
+    def unsupported(cls, task: Any) -> str | None:
         """Why the library cannot be raced at this, or None."""
         return None
 
@@ -95,3 +95,36 @@ class StepContender(Contender):
     @abstractmethod
     def values(self) -> list[Array]:
         """The parameters as NumPy arrays."""
+
+
+class LossContender(Contender):
+    """One library's value and gradient of one loss."""
+
+    tasks = LOSS_TASKS
+    losses: ClassVar[Mapping[str, Any] | None] = None  # those it has; None: all
+
+    @classmethod
+    def unsupported(cls, task: LossTask) -> str | None:
+        return None if cls.losses is None or task.kind in cls.losses else f"no {task.kind}"
+
+    def __init__(self, task: LossTask, threads: int) -> None:
+        self.data = task.data()
+        super().__init__(task, threads)
+
+    def error(self) -> float:
+        return verify.loss_error(self)
+
+    def renew(self) -> None:
+        self.allocate(*self.data)
+
+    def twin(self, reference: Any) -> Any:
+        """The float64 loss that this contender's results are compared with."""
+        return reference.LOSSES[self.task.kind]
+
+    @abstractmethod
+    def allocate(self, pred: Array, target: Array) -> None:
+        """Copy both; make the buffers, where the library writes into given ones."""
+
+    @abstractmethod
+    def result(self) -> tuple[float, Array]:
+        """Value and gradient of the last run."""

@@ -42,8 +42,8 @@ class TorchDefault(StepContender):
 class TorchFused(TorchDefault):
     options = {"fused": True}  # noqa: RUF012 - never changed
 
-    @staticmethod
-    def unsupported(task: StepTask) -> str | None:
+    @classmethod
+    def unsupported(cls, task: StepTask) -> str | None:
         name = task.optimizer.class_name
         if "fused" not in inspect.signature(getattr(torch.optim, name)).parameters:
             return f"torch has no fused {name}"
