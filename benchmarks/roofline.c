@@ -1,20 +1,26 @@
-/* roofline.c: the ceiling that memory sets for an optimizer step.
+/* roofline.c: the ceiling that memory sets for an optimizer step, and for a loss.
  *
  * The same streams as an update rule with 0 to 3 state arrays, and as little arithmetic as keeps
  * the compiler from dropping one:
  *     s_k += c;  p += c * g
- * so p and each s_k are read and written and g is read. No rule with these streams can be faster
- * where memory is the limit. Compiled when the benchmark starts, with -O3 -march=native. */
+ * so p and each s_k are read and written and g is read. Of a loss, prediction x and target t are
+ * read and the gradient d is written; where the target is a label per row, only x is read:
+ *     d = c * (x - t)        d = c * x
+ * Nothing with these streams can be faster where memory is the limit. Compiled when the benchmark
+ * starts, with -O3 -march=native. */
 #include <pthread.h>
 #include <stddef.h>
 
-enum { MAX_STATES = 3, MAX_THREADS = 256 };
+enum { SLOTS = 5, MAX_THREADS = 256 };
+/* The kinds; less than these: a step with so many states. */
+enum { LOSS_OF_LABELS = 4, LOSS = 5 };
 
 struct span {
     const size_t *lengths;
-    float *const *arrays; /* per leaf: p, g, then MAX_STATES states, unused ones NULL */
+    float *const *arrays; /* per leaf SLOTS: p, g and states, or d, x and t; unused ones NULL */
     size_t leaves, repeats;
-    int states, thread, threads;
+    int kind, thread, threads;
+    float c;
 };
 
 /* Functions of their own, so that no compiler fuses one repeat with the next. */
@@ -57,9 +63,25 @@ static __attribute__((noinline)) void pass3(size_t n, float *restrict p, const f
     }
 }
 
+static __attribute__((noinline)) void loss_of_labels(size_t n, float *restrict d,
+                                                     const float *restrict x, float c)
+{
+    for (size_t i = 0; i < n; ++i) {
+        d[i] = c * x[i];
+    }
+}
+
+static __attribute__((noinline)) void loss(size_t n, float *restrict d, const float *restrict x,
+                                           const float *restrict t, float c)
+{
+    for (size_t i = 0; i < n; ++i) {
+        d[i] = c * (x[i] - t[i]);
+    }
+}
+
 static void pass(const struct span *span, size_t leaf)
 {
-    float *const *array = span->arrays + leaf * (2 + MAX_STATES);
+    float *const *array = span->arrays + leaf * SLOTS;
     const size_t length = span->lengths[leaf];
     const size_t count = (size_t)span->threads, rank = (size_t)span->thread;
     /* Whole cache lines per thread: 16 floats. */
@@ -67,14 +89,16 @@ static void pass(const struct span *span, size_t leaf)
     const size_t start = rank * share < length ? rank * share : length;
     const size_t stop = rank + 1 == count || start + share > length ? length : start + share;
     const size_t n = stop - start;
-    const float c = 1e-3f;
+    const float c = span->c;
     float *p = array[0] + start;
     const float *g = array[1] + start;
-    switch (span->states) {
+    switch (span->kind) {
     case 0: pass0(n, p, g, c); break;
     case 1: pass1(n, p, g, array[2] + start, c); break;
     case 2: pass2(n, p, g, array[2] + start, array[3] + start, c); break;
-    default: pass3(n, p, g, array[2] + start, array[3] + start, array[4] + start, c); break;
+    case 3: pass3(n, p, g, array[2] + start, array[3] + start, array[4] + start, c); break;
+    case LOSS_OF_LABELS: loss_of_labels(n, p, g, c); break;
+    default: loss(n, p, g, array[2] + start, c); break;
     }
 }
 
@@ -89,18 +113,18 @@ static void *work(void *argument)
     return NULL;
 }
 
-/* Do `repeats` steps over all leaves. Each thread keeps to its own share of every array, so steps
+/* Do it `repeats` times over all leaves. Each thread keeps to its own share of every array, so they
  * need no barrier between them: creating the threads is paid once per call. 0 on success. */
-int roofline(size_t leaves, const size_t *lengths, float *const *arrays, int states, int threads,
-             size_t repeats)
+int roofline(size_t leaves, const size_t *lengths, float *const *arrays, int kind, float c,
+             int threads, size_t repeats)
 {
     pthread_t ids[MAX_THREADS];
     struct span spans[MAX_THREADS];
-    if (threads < 1 || threads > MAX_THREADS || states < 0 || states > MAX_STATES) {
+    if (threads < 1 || threads > MAX_THREADS || kind < 0 || kind > LOSS) {
         return -1;
     }
     for (int k = 0; k < threads; ++k) {
-        spans[k] = (struct span){lengths, arrays, leaves, repeats, states, k, threads};
+        spans[k] = (struct span){lengths, arrays, leaves, repeats, kind, k, threads, c};
     }
     int started = 1, failed = 0;
     while (started < threads && !failed) {

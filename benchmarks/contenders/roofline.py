@@ -1,4 +1,4 @@
-"""The ceiling: roofline.c, the streams of the update with trivial arithmetic, through ctypes."""
+"""The ceiling: roofline.c, the streams of the task with trivial arithmetic, through ctypes."""
 
 import ctypes
 import os
@@ -10,15 +10,16 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.contenders.base import StepContender
+from benchmarks.contenders.base import Contender, LossContender, StepContender
 from benchmarks.works import Array
 
 SOURCE = Path(__file__).resolve().parent.parent / "roofline.c"
 FLAGS = ("-O3", "-march=native", "-std=gnu11", "-pthread", "-shared", "-fPIC")
-_SLOTS = 5  # pointers per leaf: the parameter, the gradient and up to three states
+_SLOTS = 5  # pointers per leaf
+_LOSS_OF_LABELS, _LOSS = 4, 5  # what roofline.c calls them; of a step, the number of states
 
 
-class StepRoofline(StepContender):
+class _Roofline(Contender):
     library: ctypes.CDLL
     compiler: str
 
@@ -31,14 +32,34 @@ class StepRoofline(StepContender):
             target = Path(folder, "roofline.so")
             command = [*compiler.split(), *FLAGS, str(SOURCE), "-o", str(target)]
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-            StepRoofline.library = ctypes.CDLL(str(target))
+            _Roofline.library = ctypes.CDLL(str(target))
         version = subprocess.run([*compiler.split(), "--version"], capture_output=True, text=True)
-        StepRoofline.compiler = version.stdout.partition("\n")[0]
+        _Roofline.compiler = version.stdout.partition("\n")[0]
 
     @staticmethod
     def note() -> str:
-        return f"compiled by {StepRoofline.compiler}"
+        return f"compiled by {_Roofline.compiler}"
 
+    def point_to(self, leaves: list[tuple[Array, ...]], kind: int, factor: float) -> None:
+        """Arrays of equal length per leaf, in the order that roofline.c wants of this kind."""
+        self.arguments = (
+            ctypes.c_size_t(len(leaves)),
+            (ctypes.c_size_t * len(leaves))(*(arrays[0].size for arrays in leaves)),
+            (ctypes.c_void_p * (len(leaves) * _SLOTS))(),
+            kind,
+            ctypes.c_float(factor),
+            self.threads,
+        )
+        for leaf, arrays in enumerate(leaves):
+            for slot, array in enumerate(arrays):
+                self.arguments[2][leaf * _SLOTS + slot] = array.ctypes.data
+
+    def run(self, times: int) -> None:
+        if self.library.roofline(*self.arguments, ctypes.c_size_t(times)):
+            raise RuntimeError("the roofline kernel could not start its threads")
+
+
+class StepRoofline(_Roofline, StepContender):
     def twin(self, reference: Any) -> Any:
         """Not an optimizer: what roofline.c says it does to the parameters."""
         return lambda param, grad, state, **_: (param + 1e-3 * grad, state)
@@ -50,28 +71,29 @@ class StepRoofline(StepContender):
 
     def set_gradients(self, gradients: list[Array]) -> None:
         self.gradients = [array.copy() for array in gradients]
-        leaves = len(self.parameters)
-        self.lengths = (ctypes.c_size_t * leaves)(*(p.size for p in self.parameters))
-        self.pointers = (ctypes.c_void_p * (leaves * _SLOTS))()
         groups = zip(self.parameters, self.gradients, self.states, strict=True)
-        for leaf, (p, g, states) in enumerate(groups):
-            for slot, array in enumerate((p, g, *states)):
-                self.pointers[leaf * _SLOTS + slot] = array.ctypes.data
+        self.point_to([(p, g, *states) for p, g, states in groups], self.optimizer.states, 1e-3)
 
     def step(self) -> None:
         self.run(1)
 
-    def run(self, times: int) -> None:
-        failed = self.library.roofline(
-            ctypes.c_size_t(len(self.parameters)),
-            self.lengths,
-            self.pointers,
-            self.optimizer.states,
-            self.threads,
-            ctypes.c_size_t(times),
-        )
-        if failed:
-            raise RuntimeError("the roofline kernel could not start its threads")
-
     def values(self) -> list[Array]:
         return self.parameters
+
+
+class LossRoofline(_Roofline, LossContender):
+    def twin(self, reference: Any) -> Any:
+        """Not a loss: what roofline.c says it writes as the gradient."""
+        labels = self.task.loss.labels
+        return lambda pred, target, reduction: (0.0, pred if labels else pred - target)
+
+    def allocate(self, pred: Array, target: Array) -> None:
+        self.grad = np.empty_like(pred)
+        self.arrays = [self.grad, pred.copy()]
+        if not self.task.loss.labels:
+            self.arrays.append(target.copy())
+        kind = _LOSS_OF_LABELS if self.task.loss.labels else _LOSS
+        self.point_to([tuple(self.arrays)], kind, 1 / self.task.values)
+
+    def result(self) -> tuple[float, Array]:
+        return 0.0, self.grad
