@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.contenders import CEILING, OURS, Contenders
+from benchmarks.contenders import CEILING, OURS, OURS_IN_PLACE, Contenders
 from benchmarks.works import ROOT
 
 
@@ -166,13 +166,18 @@ class Race:
         return self.result(OURS)
 
     @property
+    def ours_in_place(self) -> Result | None:
+        return self.result(OURS_IN_PLACE)
+
+    @property
     def ceiling(self) -> Result | None:
         return self.result(CEILING)
 
     @property
     def peers(self) -> list[Result]:
         """The times of all others."""
-        return [r for r in self.results if r.seconds and r.name not in (OURS, CEILING)]
+        others = (OURS, OURS_IN_PLACE, CEILING)
+        return [r for r in self.results if r.seconds and r.name not in others]
 
 
 def race(entrants: list[Process], into: Race, rounds: int, batch: float) -> None:

@@ -13,5 +13,20 @@ STEP_CONTENDERS: Contenders = {
     "numpy in place": ("numpy_step", "NumpyInPlace"),
     "roofline": ("roofline", "StepRoofline"),
 }
+
+LOSS_CONTENDERS: Contenders = {
+    "instep": ("instep_loss", "Instep"),
+    "instep out=": ("instep_loss", "InstepOut"),
+    "torch": ("torch_loss", "Torch"),
+    "jax jit": ("jax_loss", "JaxJit"),
+    "numpy in place": ("numpy_loss", "NumpyInPlace"),
+    "numpy in blocks": ("numpy_loss", "NumpyInBlocks"),
+    "sklearn": ("sklearn_loss", "Sklearn"),
+    "roofline": ("roofline", "LossRoofline"),
+}
+
 OURS = "instep"
+# The same, and the peers, that write the gradient into a given buffer: like is compared with like.
+OURS_IN_PLACE = "instep out="
+IN_PLACE = ("numpy in place", "numpy in blocks", "sklearn")
 CEILING = "roofline"
