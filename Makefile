@@ -1,4 +1,4 @@
-.PHONY: dev test test-isa parity lint format test-c asan tsan digits bench wheel clean
+.PHONY: dev test test-isa parity lint format test-c asan tsan digits bench bench-loss wheel clean
 
 dev:      ; python -m pip install -e ".[test,demo,lint]"
 test:     ; python -m pytest
@@ -11,5 +11,6 @@ asan:     ; bash csrc/tests/run.sh asan
 tsan:     ; bash csrc/tests/run.sh tsan
 digits:   ; python examples/digits.py
 bench:    ; python -m benchmarks
+bench-loss: ; python -m benchmarks.bench_loss
 wheel:    ; python -m build
 clean:    ; rm -rf build dist src/*.egg-info src/instep/_core.c src/instep/*.so

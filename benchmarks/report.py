@@ -77,7 +77,7 @@ class Table:
 
     def _place(self, kind: str, work: str, threads: object, contender: str) -> str:
         """How a line begins."""
-        return f"{kind:<{self.kind_width}}{work:>{self.work_width}}{threads:>8}  {contender:<15}"
+        return f"{kind:<{self.kind_width}}{work:>{self.work_width}}{threads:>8}  {contender:<16}"
 
 
 def _first_line(path: str, start: str = "") -> str:
