@@ -6,7 +6,9 @@
 
 enum {
     MOST_BLOCKS = 512, /* partial sums live on the stack */
-    SPLIT = 16384      /* elements below which waking a worker costs more than it saves */
+    SPLIT = 16384,     /* elements below which waking a worker costs more than it saves */
+    CLASS_COST = 8,    /* elements of cheap work that one logit is worth */
+    ROWS = 64          /* that softmax_rows.h takes at a time */
 };
 
 typedef struct {
@@ -53,12 +55,13 @@ static void run_block(void *opaque, size_t block)
         all->run(all->work, start, left < all->work->block ? left : all->work->block);
 }
 
-/* Add up `run` over `size` items of `weight` elements each. */
+/* Add up `run` over `size` items, each worth `weight` elements of cheap work. */
 static double run_blocks(job *work, block_sum run, size_t size, size_t weight, int threads)
 {
     context all = {work, run};
     size_t block = INSTEP_PIECE / (weight > 0 ? weight : 1);
     if (block < 1) block = 1;
+    if (block > ROWS) block -= block % ROWS;
     while (size / block >= MOST_BLOCKS) block *= 2;
     const size_t blocks = (size + block - 1) / block;
     double total = 0;
@@ -172,14 +175,14 @@ double instep_loss_classwise(int loss, const instep_classwise *call, int threads
     views->target_step = labels ? 0 : call->target.strides[axis];
     choose_kernels(&work, call->pred.dtype);
     work.loss = loss - INSTEP_ELEMENTWISE_LOSSES;
-    return run_blocks(&work, sum_rows, instep_size(&call->pred) / views->classes, views->classes,
-                      threads);
+    return run_blocks(&work, sum_rows, instep_size(&call->pred) / views->classes,
+                      views->classes * CLASS_COST, threads);
 }
 
 static double label_weight(const void *weight, instep_dtype dtype, int64_t label)
 {
-    if (dtype == INSTEP_FLOAT32) return (double)((const float *)weight)[label];
-    return ((const double *)weight)[label];
+    if (dtype == INSTEP_FLOAT64) return ((const double *)weight)[label];
+    return (double)((const float *)weight)[label];
 }
 
 int64_t instep_check_labels(const instep_array *labels, int64_t classes, int64_t ignore_index,

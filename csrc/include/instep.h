@@ -187,8 +187,8 @@ typedef struct {
 double instep_loss_classwise(int loss, const instep_classwise *call, int threads);
 
 /* Read all labels. Returns the position in C order of the first that is neither ignore_index nor
- * in [0, classes), or -1 when all are fine; then *total is the sum of weight[label] (float32 if
- * dtype says so, else float64; NULL: 1 each) over the labels that are not ignored. */
+ * in [0, classes), or -1 when all are fine; then *total is the sum of weight[label] (float64 if
+ * dtype says so, else float32; NULL: 1 each) over the labels that are not ignored. */
 int64_t instep_check_labels(const instep_array *labels, int64_t classes, int64_t ignore_index,
                             const void *weight, instep_dtype dtype, double *total);
 

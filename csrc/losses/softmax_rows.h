@@ -155,7 +155,7 @@ static void FN(add_soft)(FN(row_group) * group, const double *restrict t, const 
 }
 
 /* lane[0] = the sum of all lanes, as lane_sum adds them; `used` of them hold something. */
-static void FN(add_lanes)(double lane[INSTEP_LANES][FN(MOST_ROWS)], size_t used, size_t n)
+static void FN(add_lanes)(double (*lane)[FN(MOST_ROWS)], size_t used, size_t n)
 {
     for (size_t width = INSTEP_LANES / 2; width > 0; width /= 2)
         for (size_t j = 0; j < width && j + width < used; ++j)

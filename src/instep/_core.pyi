@@ -12,10 +12,6 @@ WRONG_DTYPE: int
 WRONG_SHAPE: int
 MAY_OVERLAP: int
 READ_ONLY: int
-MEAN: int
-SUM: int
-NONE: int
-BATCHMEAN: int
 
 @disjoint_base
 class Row:
@@ -45,10 +41,11 @@ def elementwise(
     target: Any,
     weight: Any,
     out: Any,
-    extra: npt.NDArray[Any] | None,
-    reduction: int,
-    by_weight: bool,
+    reduction: Any,
     coefficients: tuple[float, ...],
+    extra: npt.NDArray[Any] | None,
+    by_weight: bool,
+    last_reduction: int,
     threads: int,
     checked: bool,
 ) -> tuple[Any, npt.NDArray[Any]] | None: ...
@@ -58,9 +55,9 @@ def classwise(
     target: Any,
     weight: Any,
     out: Any,
-    reduction: int,
-    ignore_index: int,
-    label_smoothing: float,
+    reduction: Any,
+    ignore_index: Any,
+    label_smoothing: Any,
     threads: int,
     checked: bool,
 ) -> tuple[Any, npt.NDArray[Any]] | int | None: ...

@@ -9,16 +9,28 @@ cdef extern from "numpy/arrayobject.h":
                                 int subok)
     bint PyArray_ISONESEGMENT(cnp.ndarray array)
 
-# How losses of elements or rows become one number.
-MEAN, SUM, NONE, BATCHMEAN = 0, 1, 2, 3
+# How the losses of elements or rows become one number.
 cdef enum:
-    C_MEAN = 0
-    C_SUM = 1
-    C_NONE = 2
-    C_BATCHMEAN = 3
+    MEAN
+    SUM
+    NONE
+    BATCHMEAN
+    UNKNOWN
 
 # The largest 1 / x is finite from here on.
 cdef double SMALLEST_DIVISOR = 2.0 ** -1022
+
+
+cdef int reduction_code(object reduction) except -1:
+    if type(reduction) is not str:
+        return UNKNOWN
+    if reduction == "mean":
+        return MEAN
+    if reduction == "sum":
+        return SUM
+    if reduction == "none":
+        return NONE
+    return BATCHMEAN if reduction == "batchmean" else UNKNOWN
 
 
 cdef int prediction_code(cnp.ndarray array) noexcept:
@@ -77,18 +89,21 @@ cdef cnp.ndarray new_like(cnp.ndarray array):
     return PyArray_NewLikeArray(array, cnp.NPY_KEEPORDER, NULL, 0)
 
 
-def elementwise(int loss, pred, target, weight, out, extra, int reduction, bint by_weight,
-                tuple coefficients, int threads, bint checked):
+def elementwise(int loss, pred, target, weight, out, reduction, tuple coefficients, extra,
+                bint by_weight, int last_reduction, int threads, bint checked):
     """(value, gradient) of an elementwise loss, or None.
 
-    `by_weight`: a mean divides by the sum of the weights. `extra` has been checked."""
+    `coefficients` and `extra` have been checked. `by_weight`: a mean divides by the sum of the
+    weights. `last_reduction`: NONE or BATCHMEAN, whether the latter is known."""
     cdef instep_elementwise call
     cdef instep_array weight_array, values_array, extra_array
     cdef double[INSTEP_MAX_LOSS_COEFFICIENTS] numbers
     cdef double total, divisor = 1
-    cdef int k, code, real
+    cdef int k, code, real, how = reduction_code(reduction)
     cdef cnp.ndarray gradient
     cdef object values = None
+    if how > last_reduction:
+        return None
     if not cnp.PyArray_CheckExact(pred) or not cnp.PyArray_CheckExact(target):
         return None
     code, real = prediction_code(pred), real_code(target)
@@ -111,9 +126,9 @@ def elementwise(int loss, pred, target, weight, out, extra, int reduction, bint 
             return None
         extra_array = describe(extra, real_code(extra))
         call.extra = &extra_array
-    if reduction == C_BATCHMEAN:
+    if how == BATCHMEAN:
         divisor = cnp.PyArray_DIM(pred, 0) if call.pred.ndim > 0 else 1
-    elif reduction == C_MEAN:
+    elif how == MEAN:
         divisor = cnp.PyArray_SIZE(pred)
         if weight is not None and by_weight:
             divisor = instep_sum(&weight_array, threads)
@@ -124,7 +139,7 @@ def elementwise(int loss, pred, target, weight, out, extra, int reduction, bint 
         gradient.fill(0)
         return 0.0, gradient
     call.gradient = describe(gradient, code)
-    if reduction == C_NONE:
+    if how == NONE:
         values = new_like(pred)
         values_array = describe(values, code)
         call.values = &values_array
@@ -174,18 +189,22 @@ cdef cnp.ndarray new_rows(cnp.ndarray pred, int axis):
     return cnp.PyArray_EMPTY(ndim - 1, shape, cnp.PyArray_TYPE(pred), 0)
 
 
-def classwise(int loss, pred, target, weight, out, int reduction, int64_t ignore_index,
-              double label_smoothing, int threads, bint checked):
+def classwise(int loss, pred, target, weight, out, reduction, ignore_index, label_smoothing,
+              int threads, bint checked):
     """(value, gradient) of a loss over the class axis, or None.
 
-    Of labels out of range: the position of the first, in C order."""
+    Of checked arguments with labels out of range: the position of the first, in C order."""
     cdef instep_classwise call
     cdef instep_array values_array
     cdef double total, used = 0, divisor = 1
     cdef int64_t position = -1
-    cdef int code, target_code, axis
+    cdef int code, target_code, axis, how = reduction_code(reduction)
     cdef cnp.ndarray gradient
     cdef object values = None
+    if how > NONE or type(ignore_index) is not int or type(label_smoothing) is not float:
+        return None
+    if not checked and not 0 <= <double>label_smoothing <= 1:
+        return None
     if not cnp.PyArray_CheckExact(pred) or not cnp.PyArray_CheckExact(target):
         return None
     code, target_code, axis = prediction_code(pred), integer_code(target), 1
@@ -197,7 +216,7 @@ def classwise(int loss, pred, target, weight, out, int reduction, int64_t ignore
         return None
     if target_code < 0:
         target_code = float_code(target)
-        if target_code < 0 or not same_shape(pred, target):
+        if target_code < 0 or not same_shape(pred, target) or ignore_index != -100:
             return None
     elif not same_rows(target, pred, axis):
         return None
@@ -212,15 +231,13 @@ def classwise(int loss, pred, target, weight, out, int reduction, int64_t ignore
     call.values = NULL
     call.axis, call.ignore_index, call.label_smoothing = axis, ignore_index, label_smoothing
     if target_code >= INSTEP_INT8:
-        with nogil:
-            position = instep_check_labels(&call.target, call.pred.shape[axis], ignore_index,
-                                           call.weight, INSTEP_FLOAT64 if code == INSTEP_FLOAT64
-                                           else INSTEP_FLOAT32, &used)
+        position = instep_check_labels(&call.target, call.pred.shape[axis], call.ignore_index,
+                                       call.weight, <instep_dtype>code, &used)
         if position >= 0:
-            return position
+            return position if checked else None
     elif cnp.PyArray_SIZE(pred) > 0:
         used = cnp.PyArray_SIZE(pred) // call.pred.shape[axis]
-    if reduction == C_MEAN:
+    if how == MEAN:
         divisor = used
     if 0 < abs(divisor) < SMALLEST_DIVISOR:
         return None
@@ -229,7 +246,7 @@ def classwise(int loss, pred, target, weight, out, int reduction, int64_t ignore
         gradient.fill(0)
         return 0.0, gradient
     call.gradient = describe(gradient, code)
-    if reduction == C_NONE:
+    if how == NONE:
         values = new_rows(pred, axis)
         values_array = describe(values, code)
         call.values = &values_array

@@ -3,13 +3,10 @@
 from typing import Any, Literal
 
 from instep._check import Array, flag
-from instep._core import BATCHMEAN
 from instep.losses import _check
 from instep.losses._call import NUMBER, REDUCTIONS, LossGrad, Reduction, classwise, elementwise
 
 __all__ = ["categorical_cross_entropy", "cross_entropy", "kl_div"]
-
-_WITH_BATCHMEAN = {**REDUCTIONS, "batchmean": BATCHMEAN}
 
 
 def cross_entropy(
@@ -228,5 +225,5 @@ def kl_div(
         weight,
         out,
         (float(flag("log_target", log_target)),),
-        reductions=_WITH_BATCHMEAN,
+        last_reduction=REDUCTIONS["batchmean"],
     )

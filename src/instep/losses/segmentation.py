@@ -8,7 +8,7 @@ import numpy as np
 from instep import _core, config
 from instep._check import Array, choice, flag, non_negative
 from instep.losses import _check
-from instep.losses._call import REDUCTIONS, LossGrad, Reduction
+from instep.losses._call import LossGrad, Reduction
 
 __all__ = ["dice", "iou", "tversky"]
 
@@ -256,7 +256,7 @@ def _region(
     pred: Any, target: Any, coefficients: tuple[float, float, float, float], options: Options
 ) -> LossGrad:
     """`coefficients`: of I in the numerator; of I, P, T in the divisor."""
-    choice("reduction", options.reduction, tuple(REDUCTIONS))
+    choice("reduction", options.reduction, ("mean", "sum", "none"))
     numbers = (
         *coefficients,
         non_negative("smooth", options.smooth),
