@@ -19,6 +19,22 @@ static void FN(categorical_tile)(REAL *restrict gradient, double *restrict value
     }
 }
 
+/* The same for the target of a plain label: `height` at `at` (n: elsewhere), 0 in the other
+ * classes, whose predictions are only looked at for NaN. */
+static void FN(categorical_spike)(REAL *restrict gradient, double *value, const REAL *restrict x,
+                                  double height, size_t at, double scale, size_t n)
+{
+    double lanes[INSTEP_LANES] = {0};
+    for (size_t i = 0; i < n; ++i) gradient[i] = x[i] != x[i] ? x[i] : 0;
+    FN(add_values)(lanes, gradient, n);
+    *value = lane_sum(lanes);
+    if (at < n) {
+        double here;
+        FN(categorical_tile)(gradient + at, &here, x + at, &height, scale, 1);
+        *value += here;
+    }
+}
+
 static double FN(categorical_row)(const instep_loss_views *views, const instep_class_row *row)
 {
     _Alignas(64) REAL buffer[INSTEP_TILE], gradient[INSTEP_TILE];
@@ -27,9 +43,15 @@ static double FN(categorical_row)(const instep_loss_views *views, const instep_c
     for (size_t start = 0; start < views->classes; start += INSTEP_TILE) {
         const size_t left = views->classes - start, n = left < INSTEP_TILE ? left : INSTEP_TILE;
         const REAL *x = FN(class_tile)(buffer, views, row, start, n);
-        FN(effective_target)(t, views, row, start, n);
-        FN(categorical_tile)(gradient, value, x, t, views->scale, n);
-        add_values_f64(lanes, value, n);
+        if (row->spike) {
+            FN(categorical_spike)(gradient, value, x, row->height, FN(label_at)(row, start, n),
+                                  views->scale, n);
+            lanes[0] += value[0];
+        } else {
+            FN(effective_target)(t, views, row, start, n);
+            FN(categorical_tile)(gradient, value, x, t, views->scale, n);
+            add_values_f64(lanes, value, n);
+        }
         FN(store_classes)(gradient, views, row, start, n);
     }
     return lane_sum(lanes);
