@@ -43,10 +43,11 @@ def _planned(options: argparse.Namespace) -> Plan:
 def main(argv: list[str] | None = None) -> int:
     """Print the table; 1 if a contender failed its verification or broke."""
     options = _arguments(argv)
-    say = Output()
+    say, others = Output(), report.Others()
     races = race_all(LOSS, _planned(options), options, say)
     say(marks.verdicts(races))
     say(report.quietness(races))
+    say(others.text())
     if options.output:
         say.save(options.output)
     return status(races)

@@ -59,11 +59,12 @@ def _overhead(races: list[Race]) -> str:
 def main(argv: list[str] | None = None) -> int:
     """Print the table; 1 if a contender failed its verification or broke."""
     options = _arguments(argv)
-    say = Output()
+    say, others = Output(), report.Others()
     races = race_all(STEP, _planned(options), options, say)
     say(STEP.table.verdicts(races))
     say(_overhead(races))
     say(report.quietness(races))
+    say(others.text())
     if options.output:
         say.save(options.output)
     return status(races)

@@ -4,6 +4,7 @@ import datetime
 import os
 import platform
 import statistics
+import time
 from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
@@ -123,3 +124,29 @@ def quietness(races: list[Race]) -> str:
     share = statistics.fmean(shares)
     text = f"contenders on one thread had {100 * share:.1f} % of their CPU"
     return text if share > 0.98 else f"{text}: the machine was busy, run it again"
+
+
+class Others:
+    """How much CPU time everything but this benchmark has taken since this was made."""
+
+    def __init__(self) -> None:
+        self.start, self.before = time.monotonic(), self._seconds()
+
+    @staticmethod
+    def _seconds() -> float | None:
+        """All that the machine's CPUs have worked, less what this process and its children have."""
+        try:
+            fields = Path("/proc/stat").read_text().split()[1:9]
+        except OSError:
+            return None
+        user, nice, system, _, _, *interrupts_and_steal = map(int, fields)
+        all_of_it = (user + nice + system + sum(interrupts_and_steal)) / os.sysconf("SC_CLK_TCK")
+        return all_of_it - sum(os.times()[:4])
+
+    def text(self) -> str:
+        after = self._seconds()
+        if self.before is None or after is None:
+            return ""
+        share = max(0.0, after - self.before) / (time.monotonic() - self.start)
+        text = f"other processes took {100 * share:.0f} % of a CPU meanwhile"
+        return text if share < 0.05 else f"{text}: the machine was busy, run it again"
