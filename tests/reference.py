@@ -4,10 +4,14 @@ Nothing here imports the package under test, and nothing here is fast: a formula
 a docstring is the formula below it. Inputs are never changed. Conventions are PyTorch's; each
 place that departs from PyTorch says so.
 
-``RULES[name]`` and ``LOSSES[name]`` find a twin by name; ``run`` drives a rule over many steps.
+``RULES[name]`` and ``LOSSES[name]`` find a twin by name; the losses stand in reference_losses.py.
+``run`` drives a rule over many steps.
 """
 
 import numpy as np
+from reference_losses import LOSSES as LOSSES
+from reference_losses import cross_entropy as cross_entropy
+from reference_losses import mse as mse
 
 
 def _f64(array):
@@ -185,75 +189,7 @@ def run(rule, params, grads_per_step, *, clip_norm=None, clip_value=None, grad_s
     return params, states, steps
 
 
-# ---- losses: (value, gradient with respect to pred) ------------------------------------------
-
-
-def _reduce(values, grad, divisor, reduction):
-    """As they are ("none"), the values summed ("sum"), or that sum and grad / divisor ("mean").
-
-    A divisor of 0 makes value and gradient 0. PyTorch's mean is NaN there (empty input, every row
-    ignored).
-    """
-    if reduction == "none":
-        return values, grad
-    if reduction == "sum":
-        return float(np.sum(values)), grad
-    if reduction != "mean":
-        raise ValueError(f"reduction must be 'mean', 'sum' or 'none', got {reduction!r}")
-    if divisor == 0:
-        return 0.0, np.zeros_like(grad)
-    return float(np.sum(values) / divisor), grad / divisor
-
-
-@np.errstate(all="ignore")
-def mse(pred, target, *, reduction="mean", weight=None):
-    """Mean squared error: e = pred - target, values w * e^2, gradient 2 * w * e.
-
-    mean: both over sum(w), which is the number of elements without weights.
-    """
-    error = _f64(pred) - _f64(target)
-    weight = np.ones_like(error) if weight is None else _f64(weight)
-    return _reduce(weight * error**2, 2 * weight * error, np.sum(weight), reduction)
-
-
-@np.errstate(all="ignore")
-def cross_entropy(
-    pred, target, *, weight=None, ignore_index=-100, label_smoothing=0.0, reduction="mean"
-):
-    """Softmax cross-entropy of logits; classes on axis 0 of a 1-D pred, else on axis 1.
-
-    y = onehot(label), or the soft target if it has pred's shape;  C classes, smoothing s
-    t_k = w_k * ((1 - s) * y_k + s / C),  t = 0 in a row whose label is ignore_index
-    value of a row = sum_k t_k * (logsumexp(x) - x_k),  a term with t_k = 0 being 0
-    gradient = sum(t) * softmax(x) - t
-    mean: over the sum of w[label] of the used rows; for soft targets over the number of rows.
-    """
-    logits, target = _f64(pred), np.asarray(target)
-    axis = 0 if logits.ndim == 1 else 1
-    soft = target.shape == logits.shape
-    x = np.moveaxis(logits, axis, -1)
-    classes = x.shape[-1]
-    w = np.ones(classes) if weight is None else _f64(weight)
-    if soft:
-        y = np.moveaxis(_f64(target), axis, -1)
-        used = np.ones(x.shape[:-1], dtype=bool)
-        divisor = used.size
-    else:
-        used = target != ignore_index
-        y = (target[..., None] == np.arange(classes)) & used[..., None]
-        divisor = np.sum(w * y)
-    t = w * ((1 - label_smoothing) * y + label_smoothing / max(classes, 1)) * used[..., None]
-
-    z = x - np.max(x, axis=-1, keepdims=True, initial=-np.inf)
-    total = np.sum(np.exp(z), axis=-1, keepdims=True)
-    values = np.sum(np.where(t == 0, 0.0, t * (np.log(total) - z)), axis=-1)
-    grad = np.sum(t, axis=-1, keepdims=True) * (np.exp(z) / total) - t
-    # An ignored row is 0 whatever its logits are, also NaN (PyTorch's gradient is NaN then).
-    grad = np.where(used[..., None], grad, 0.0)
-    return _reduce(values, np.moveaxis(grad, -1, axis), divisor, reduction)
-
-
-LOSSES = {"mse": mse, "cross_entropy": cross_entropy}
+# ---- differences -------------------------------------------------------------------------------
 
 
 def numerical_gradient(f, x, h=1e-3):
