@@ -238,7 +238,7 @@ def _class_targets(pred, target, weight, ignore_index, label_smoothing):
     t_k = w_k * ((1 - s) * y_k + s / C),  t = 0 in a row whose label is ignore_index
     divisor: the sum of w[label] of the used rows; for soft targets the number of rows.
     """
-    pred, target = _f64(pred), np.asarray(target)
+    pred, target, label_smoothing = _f64(pred), np.asarray(target), float(label_smoothing)
     axis = min(1, pred.ndim - 1)
     x = np.moveaxis(pred, axis, -1)
     classes = x.shape[-1]
