@@ -234,7 +234,8 @@ def test_weights_that_sum_to_zero(loss, dtype):
     weight = np.array([1.0, -1.0, 2.0, -2.0])
     assert_zero(loss(x, [0, 1], weight=weight), (2, 4))
     assert_zero(loss(np.full((2, 4), np.nan, dtype), [0, 1], weight=weight), (2, 4))
-    assert_zero(loss(x, [0, 1], weight=np.zeros(4)), (2, 4))
+    for reduction in ("mean", "sum"):
+        assert_zero(loss(x, [0, 1], weight=np.zeros(4), reduction=reduction), (2, 4))
     if loss is cross_entropy:
         assert_zero(loss(np.full((2, 4), np.inf, dtype), [0, 1], weight=weight), (2, 4))
 
