@@ -1,12 +1,14 @@
 """Every line of csrc/kernels.def has its class, its twin, its test row and its benchmark row."""
 
 import importlib.util
+import inspect
 import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 import reference
+from losses_common import CASES, CLASS_LOSSES, REGIONS
 from test_optim import ROWS
 
 import instep
@@ -17,10 +19,12 @@ KERNELS = ROOT / "csrc" / "kernels.def"
 WORKS = ROOT / "benchmarks" / "works.py"
 RULES = _core.rules()
 LOSSES = _core.losses()
+# Kernels that serve several losses; the others are named after theirs.
+SERVES = {"region": ["dice", "iou", "tversky"]}
 
 
 def listed():
-    """(families, rules, losses) as the file names them."""
+    """(families, rules, losses and their coefficients) as the file names them."""
     if not KERNELS.exists():
         pytest.skip("the sources are not here")
     text = re.sub(r"/\*.*?\*/", "", KERNELS.read_text(), flags=re.DOTALL)
@@ -37,7 +41,12 @@ def listed():
             r'^RULE\((\w+),\s*(\w+),\s*(\d+),\s*"([^"]*)"\)', text, re.MULTILINE
         )
     }
-    found = re.findall(r"^(?:ELEMENTWISE|CLASSWISE)\((\w+)\)", text, re.MULTILINE)
+    found = {
+        name: tuple(part.strip() for part in names.split(",") if part.strip())
+        for name, names in re.findall(
+            r"^(?:ELEMENTWISE|CLASSWISE|REGIONWISE)\((\w+)([^)]*)\)", text, re.MULTILINE
+        )
+    }
     entries = re.findall(r"^(\w+)\(", text, re.MULTILINE)
     known = entries.count("REDUCTION") + len(families) + len(rules) + len(found)
     assert len(entries) == known, "a line that this test does not understand"
@@ -66,7 +75,10 @@ def test_the_core_has_what_the_file_lists():
         assert RULES[name] == (number, states, *families[family])
         assert len(states) == count
         assert families[family][0][:2] == ("gradient_scale", "gradient_limit")
-    assert sorted(found) == sorted(LOSSES)
+    assert found.keys() == LOSSES.keys()
+    for number, (loss, names) in enumerate(found.items()):
+        assert LOSSES[loss][0] == number
+        assert LOSSES[loss][1] in (names, names[1:])  # the core itself sets `factor`
     for family in families:
         assert (ROOT / "csrc" / "rules" / f"{family}.h").exists()
     for loss in found:
@@ -132,20 +144,39 @@ def test_every_class_is_in_the_table():
     assert classes == {row.optimizer for row in ROWS.values()}
 
 
-@pytest.mark.parametrize("loss", LOSSES)
-def test_loss(loss):
-    assert callable(getattr(losses, loss)) and loss in losses.__all__
-    assert loss in reference.LOSSES
-    tests = (Path(__file__).parent / name for name in ("test_losses.py", "test_isa.py"))
-    for path in tests:
-        assert re.search(rf"\b{loss}\(", path.read_text()), path.name
+def public_names():
+    """The losses that the kernels compute."""
+    return [name for kernel in LOSSES for name in SERVES.get(kernel, [kernel])]
+
+
+def test_every_loss_has_a_kernel():
+    assert sorted(public_names()) == sorted(set(losses.__all__) - {"LossGrad"})
+    assert reference.LOSSES.keys() == set(public_names())
+
+
+@pytest.mark.parametrize("name", public_names())
+def test_loss(name):
+    """A public function; a twin and test rows that check it; every option off its default."""
+    loss = getattr(losses, name)
+    assert callable(loss) and name in losses.__all__
+    assert reference.LOSSES[name].__name__ == name
+    cases = [case for case in (*CASES, *REGIONS) if case.loss is loss]
+    assert cases or loss in CLASS_LOSSES, "no row in losses_common"
+    if cases:
+        shared = {"pred", "target", "reduction", "weight", "out"}
+        shared |= {"axis", "from_logits", "mask", "ignore_index"}  # of regions, in their own grid
+        options = inspect.signature(loss).parameters
+        for option in options.keys() - shared:
+            values = [case.options.get(option) for case in cases]
+            default = options[option].default
+            assert any(value != default for value in values), option
 
 
 def test_benchmarks():
     """A row per rule and loss, which runs the very rule it is named after."""
     module = works()
     assert module.RULES.keys() == RULES.keys()
-    assert module.LOSSES.keys() == set(losses.__all__) - {"LossGrad"}
+    assert module.LOSSES.keys() == set(public_names())
     for rule, (name, hyper) in module.RULES.items():
         opt = getattr(instep, name)(np.ones(2), **hyper)
         assert rule_of(opt) == rule
