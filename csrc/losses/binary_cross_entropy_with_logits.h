@@ -17,8 +17,9 @@ FN(binary_cross_entropy_body)(size_t n, const REAL *restrict pred, const REAL *r
     const REAL factor = (REAL)c->factor, kept = (REAL)(1 - c->label_smoothing);
     const REAL added = (REAL)(0.5 * c->label_smoothing), pos_weight = (REAL)c->pos_weight;
     for (size_t i = 0; i < n; ++i) {
-        const REAL x = pred[i], t = kept * target[i] + added;
-        const REAL positive = (has_extra ? extra[i] : pos_weight) * t, negative = 1 - t;
+        const REAL x = pred[i], weight = has_extra ? extra[i] : pos_weight;
+        const REAL positive = weight * (kept * target[i] + added);
+        const REAL negative = kept * (1 - target[i]) + added;
         const REAL e = FN(vexp_negative)(FN(minus_size)(x));
         const REAL quotient = 1 / ((1 + e) * (2 + e));
         const REAL large = (2 + e) * quotient, small = e * large;

@@ -28,7 +28,8 @@ static void FN(focal)(size_t n, const REAL *restrict pred, const REAL *restrict 
         const REAL fade = (alpha_positive * t + alpha_negative * not_t) * power;
         const REAL turn = miss != 0 ? p * not_p / miss : 0;
         const REAL slope = (not_t * p - t * not_p) + gamma * entropy * (not_t - t) * turn;
-        value[i] = fade != 0 ? (double)fade * (double)entropy : (double)(x != x ? x : 0);
-        gradient[i] = factor * (fade != 0 ? fade * slope : 0);
+        const REAL nothing = x != x ? x : 0; /* a fade of 0 hides no NaN */
+        value[i] = fade != 0 ? (double)fade * (double)entropy : (double)nothing;
+        gradient[i] = factor * (fade != 0 ? fade * slope : nothing);
     }
 }

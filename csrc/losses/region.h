@@ -117,10 +117,11 @@ static void FN(region_sums)(const instep_loss_views *views, size_t start, size_t
     for (int k = 0; k < 3; ++k) sums[k] = lane_sum(lanes[k]);
 }
 
-static void FN(region_slopes)(REAL *restrict gradient, const REAL *restrict t, REAL rise, REAL base,
-                              size_t n)
+/* In float64, since the two may cancel. */
+static void FN(region_slopes)(REAL *restrict gradient, const REAL *restrict t, double rise,
+                              double base, size_t n)
 {
-    for (size_t i = 0; i < n; ++i) gradient[i] = rise * t[i] + base;
+    for (size_t i = 0; i < n; ++i) gradient[i] = (REAL)(rise * (double)t[i] + base);
 }
 
 /* gradient = (rise t + base) dp/dx of elements [start, start + count) of the walk. Written where it
@@ -134,7 +135,7 @@ static void FN(region_gradient)(const instep_loss_views *views, size_t start, si
         const size_t n = end - start < INSTEP_TILE ? end - start : INSTEP_TILE;
         const FN(region_tile) tile = FN(load_region)(&buffer, views, start, n);
         REAL *gradient = FN(lend)(&views->gradient, start, rest);
-        FN(region_slopes)(gradient, tile.t, (REAL)rise, (REAL)base, n);
+        FN(region_slopes)(gradient, tile.t, rise, base, n);
         if (tile.slope)
             for (size_t i = 0; i < n; ++i) gradient[i] *= tile.slope[i];
         if (tile.kept)

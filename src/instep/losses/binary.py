@@ -214,7 +214,8 @@ def focal(
     """
     alphas = (1.0, 1.0)
     if alpha is not None:
-        alphas = (_check.share("alpha", alpha), 1.0 - alpha)
+        share = _check.share("alpha", alpha)
+        alphas = (share, 1.0 - share)
     return elementwise(
         NUMBER["focal"],
         pred,
