@@ -173,8 +173,9 @@ static void FN(finish_sums)(FN(row_group) * group, size_t classes, double scale)
         FN(add_lanes)(group->dot, lanes, group->n);
     }
     for (size_t r = 0; r < group->n; ++r) {
-        const double value = mass[r] * vlog_f64(total[r]) - dot[r];
-        group->ratio[r] = mass[r] / total[r] * scale;
+        const double weight = mass[r] + 0, product = dot[r] + 0; /* -0 becomes 0, as in lane_sum */
+        const double value = weight * vlog_f64(total[r]) - product;
+        group->ratio[r] = weight / total[r] * scale;
         group->value[r] = group->ignored[r] ? 0 : value;
     }
 }
