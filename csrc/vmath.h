@@ -188,7 +188,7 @@ static inline REAL FN(signed_as)(REAL value, REAL x)
 static inline REAL FN(vtanh)(REAL x)
 {
     const REAL m = FN(vexpm1)(2 * FN(minus_size)(x));
-    return FN(signed_as)(-m / (2 + m), x);
+    return FN(signed_as)((0 - m) / (2 + m), x); /* not -m, which is -0 for 0 */
 }
 
 /* k ln 2 + log(1 + f) + correction */
