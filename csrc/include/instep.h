@@ -156,7 +156,8 @@ typedef struct {
     instep_array pred, target, gradient;
     const instep_array *weight, *values;
     const instep_array *extra;  /* binary_cross_entropy_with_logits: pos_weight; else NULL */
-    const double *coefficients; /* as instep_loss_coefficients names them, behind `factor` */
+    const double *coefficients; /* INSTEP_MAX_LOSS_COEFFICIENTS, in instep_loss_coefficients' order
+                                   behind `factor` */
     double scale;               /* the gradient is multiplied by it: 1 / N for a mean */
 } instep_elementwise;
 
