@@ -117,11 +117,12 @@ static void FN(region_sums)(const instep_loss_views *views, size_t start, size_t
     for (int k = 0; k < 3; ++k) sums[k] = lane_sum(lanes[k]);
 }
 
-/* In float64, since the two may cancel. */
+/* rise t + base, written so that the targets 0 and 1 get their slopes without cancellation. */
 static void FN(region_slopes)(REAL *restrict gradient, const REAL *restrict t, double rise,
                               double base, size_t n)
 {
-    for (size_t i = 0; i < n; ++i) gradient[i] = (REAL)(rise * (double)t[i] + base);
+    const REAL there = (REAL)(rise + base), elsewhere = (REAL)base;
+    for (size_t i = 0; i < n; ++i) gradient[i] = t[i] * there + (1 - t[i]) * elsewhere;
 }
 
 /* gradient = (rise t + base) dp/dx of elements [start, start + count) of the walk. Written where it
