@@ -5,6 +5,7 @@ import threading
 
 import numpy as np
 import pytest
+from conftest import SIZES
 from losses_common import (
     CASES,
     CLASS_LOSSES,
@@ -172,3 +173,15 @@ def test_two_python_threads_at_once(machine, rng):
     for worker in workers:
         worker.join()
     assert not wrong
+
+
+@pytest.mark.parametrize("case", CASES, ids=name_of)
+def test_tails(case, dtype, machine, rng):
+    """Sizes around the widths of vectors, on every instruction set."""
+    problems = [case.problem(rng, (n,), dtype) for n in SIZES]
+    seen = set()
+    for isa in instep.available_isas():
+        assert _core.select_isa(isa)
+        results = [case.loss(p, t, reduction="none", **options) for p, t, options in problems]
+        seen.add(b"".join(part for result in results for part in result_bytes(result)))
+    assert len(seen) == 1
