@@ -1,11 +1,13 @@
 """Errors of the losses' options; nothing is written."""
 
+import itertools
 import re
 
 import numpy as np
 import pytest
 from losses_refusals import (
     CLASSWISE,
+    EVERY,
     LABELS,
     REGIONS,
     SOFT,
@@ -47,6 +49,14 @@ def test_reduction(loss, target):
     for wrong in (None, True, 1, b"mean", ["mean"]):
         message = f"^reduction must be one of {names}, got "
         refuses(TypeError, message, loss, P, target, reduction=wrong, out=sink())
+
+
+def test_reduction_may_be_any_string():
+    """A subclass of str, as an enumeration or NumPy gives it, is that string."""
+    for (loss, target), name in itertools.product(EVERY, ("mean", "sum", "none")):
+        found, plain = loss(P, target, reduction=np.str_(name)), loss(P, target, reduction=name)
+        np.testing.assert_array_equal(found.value, plain.value)
+        np.testing.assert_array_equal(found.grad, plain.grad)
 
 
 # ---- numbers ---------------------------------------------------------------------------------
