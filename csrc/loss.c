@@ -192,6 +192,8 @@ int64_t instep_check_labels(const instep_array *labels, int64_t classes, int64_t
     int64_t label[INSTEP_TILE];
     const instep_view view = rows_of(labels, -1, axes);
     const size_t size = instep_size(labels);
+    /* What int64 does not hold is read as INT64_MIN, which is then no label to be ignored. */
+    if (labels->dtype == INSTEP_UINT64 && ignore_index < 0) ignore_index = -1;
     *total = 0;
     for (size_t start = 0; start < size; start += INSTEP_TILE) {
         const size_t n = size - start < INSTEP_TILE ? size - start : INSTEP_TILE;
