@@ -22,7 +22,7 @@ cdef double SMALLEST_DIVISOR = 2.0 ** -1022
 
 
 cdef int reduction_code(object reduction) except -1:
-    if type(reduction) is not str:
+    if not isinstance(reduction, str):
         return UNKNOWN
     if reduction == "mean":
         return MEAN
@@ -229,7 +229,11 @@ def classwise(int loss, pred, target, weight, out, reduction, ignore_index, labe
         return None
     call.pred, call.target = describe(pred, code), describe(target, target_code)
     call.values = NULL
-    call.axis, call.ignore_index, call.label_smoothing = axis, ignore_index, label_smoothing
+    try:
+        call.ignore_index = ignore_index
+    except OverflowError:
+        return None
+    call.axis, call.label_smoothing = axis, label_smoothing
     if target_code >= INSTEP_INT8:
         position = instep_check_labels(&call.target, call.pred.shape[axis], call.ignore_index,
                                        call.weight, <instep_dtype>code, &used)

@@ -99,10 +99,11 @@ def _checked_classwise(
     ignore = _check.integer("ignore_index", ignore_index)
     pred = _check.classes(pred)
     target = _check.class_target(target, pred, ignore)
+    if out is not None:
+        given = weight if isinstance(weight, np.ndarray) else None
+        out = _check.output(out, pred, {"target": target, "weight": given})
     if weight is not None:
         weight = _check.class_weight(weight, pred)
-    if out is not None:
-        out = _check.output(out, pred, {"target": target, "weight": weight})
     pred, target, weight, out = _plain(pred, target, weight, out)
     options = reduction, ignore, smoothing, threads
     found = _core.classwise(loss, pred, target, weight, out, *options, True)

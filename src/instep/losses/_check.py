@@ -1,11 +1,12 @@
 """Validation of what losses are given, and its messages."""
 
+import numbers
 from collections.abc import Mapping
 
 import numpy as np
 
-from instep import _core, config
-from instep._check import Array, describe, is_bfloat16, native, overlaps_itself, real, share_memory
+from instep import _check, _core, config
+from instep._check import Array, describe, is_bfloat16, native, overlaps_itself, share_memory
 
 _FLOATS = {np.dtype(np.float16), np.dtype(np.float32), np.dtype(np.float64)}
 
@@ -13,30 +14,45 @@ _FLOATS = {np.dtype(np.float16), np.dtype(np.float32), np.dtype(np.float64)}
 # ---- options -----------------------------------------------------------------------------------
 
 
+def number(name: str, value: object) -> float:
+    """Any finite number; unlike a hyperparameter, never a schedule."""
+    if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name} must be a number, got {value!r}")
+    return _check.real(name, value)
+
+
+def positive(name: str, value: object) -> float:
+    return _check.positive(name, number(name, value))
+
+
+def non_negative(name: str, value: object) -> float:
+    return _check.non_negative(name, number(name, value))
+
+
 def share(name: str, value: object) -> float:
     """A number in [0, 1]."""
-    number = real(name, value)
-    if not 0 <= number <= 1:
+    found = number(name, value)
+    if not 0 <= found <= 1:
         raise ValueError(f"{name} must be in [0, 1], got {value!r}")
-    return number
+    return found
 
 
 def inner_share(name: str, value: object) -> float:
     """A number in (0, 1)."""
-    number = real(name, value)
-    if not 0 < number < 1:
+    found = number(name, value)
+    if not 0 < found < 1:
         raise ValueError(f"{name} must be greater than 0 and less than 1, got {value!r}")
-    return number
+    return found
 
 
 def integer(name: str, value: object) -> int:
     """An int of 64 bits."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
         raise TypeError(f"{name} must be an int, got {value!r}")
-    number = int(value)
-    if not -(2**63) <= number < 2**63:
-        raise ValueError(f"{name} must fit into 64 bits, got {number}")
-    return number
+    found = int(value)
+    if not -(2**63) <= found < 2**63:
+        raise ValueError(f"{name} must fit into 64 bits, got {found}")
+    return found
 
 
 # ---- arrays ------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from instep._check import Array, non_negative, real
+from instep._check import Array
 from instep.losses import _check
 from instep.losses._call import NUMBER, LossGrad, Reduction, elementwise
 
@@ -133,7 +133,7 @@ def binary_cross_entropy_with_logits(
         pred = _check.prediction(pred)
         extra = _check.broadcast("pos_weight", pos_weight, pred)
     elif pos_weight is not None:
-        positive = real("pos_weight", np.asarray(pos_weight).item())
+        positive = _check.number("pos_weight", np.asarray(pos_weight).item())
     smoothing = label_smoothing
     if type(smoothing) is not float or smoothing != 0.0:
         smoothing = _check.share("label_smoothing", smoothing)
@@ -223,7 +223,7 @@ def focal(
         reduction,
         weight,
         out,
-        (non_negative("gamma", gamma), *alphas),
+        (_check.non_negative("gamma", gamma), *alphas),
         mean_of_weights=False,
     )
 

@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from instep._check import Array, flag, non_negative, positive
+from instep._check import Array, flag
 from instep.losses._call import NUMBER, LossGrad, Reduction, elementwise
-from instep.losses._check import inner_share
+from instep.losses._check import inner_share, non_negative, positive
 
 __all__ = ["huber", "log_cosh", "mae", "mse", "poisson_nll", "quantile", "smooth_l1"]
 

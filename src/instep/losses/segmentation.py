@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from instep import _core, config
-from instep._check import Array, choice, flag, non_negative
+from instep._check import Array, choice, flag
 from instep.losses import _check
 from instep.losses._call import LossGrad, Reduction
 
@@ -247,7 +247,7 @@ def tversky(
     >>> instep.losses.tversky(pred, target, alpha=2.0, beta=0.5).value
     0.5
     """
-    positives, negatives = non_negative("alpha", alpha), non_negative("beta", beta)
+    positives, negatives = _check.non_negative("alpha", alpha), _check.non_negative("beta", beta)
     options = Options(smooth, axis, from_logits, reduction, weight, mask, ignore_index, out)
     return _region(pred, target, (1.0, 1.0 - positives - negatives, positives, negatives), options)
 
@@ -259,7 +259,7 @@ def _region(
     choice("reduction", options.reduction, ("mean", "sum", "none"))
     numbers = (
         *coefficients,
-        non_negative("smooth", options.smooth),
+        _check.non_negative("smooth", options.smooth),
         float(flag("from_logits", options.from_logits)),
         _ignored(options.ignore_index),
     )
