@@ -118,10 +118,18 @@ def assert_zero(result, shape):
     assert not result.grad.any()  # also false for NaN
 
 
+def assert_same_bits(found, expected):
+    """Equal numbers with equal signs, also of zeros; of NaN that it is one."""
+    np.testing.assert_array_equal(found, expected)
+    found, expected = np.asarray(found), np.asarray(expected)
+    numbers = ~np.isnan(found)
+    np.testing.assert_array_equal(np.signbit(found)[numbers], np.signbit(expected)[numbers])
+
+
 def assert_same(found, expected):
-    """Equal bits, but for NaN."""
-    np.testing.assert_array_equal(found.value, expected.value)
-    np.testing.assert_array_equal(found.grad, expected.grad)
+    """Two results of equal bits."""
+    assert_same_bits(found.value, expected.value)
+    assert_same_bits(found.grad, expected.grad)
 
 
 def result_bytes(result):

@@ -9,6 +9,7 @@ from losses_common import (
     CLASS_LOSSES,
     F32,
     REDUCTIONS,
+    assert_same,
     assert_zero,
     check,
     class_problem,
@@ -272,6 +273,22 @@ def test_nothing_to_average_is_zero(loss, reduction, threads, dtype, num_threads
         assert_zero(loss(x, [-100, -100], **more, **option), (2, 3))
     many = np.full((5000, 10), np.nan, dtype)
     assert_zero(loss(many, np.full(5000, -100), **option), many.shape)
+
+
+@both
+@pytest.mark.parametrize("classes", [3, 64, 65, 700])
+def test_zeros_have_their_sign_on_every_path(loss, classes, dtype, rng):
+    """Saturated rows, targets and weights of 0: zeros of the value and the gradient."""
+    pred, labels, soft, weight = class_problem(loss, rng, (20, classes), dtype)
+    pred[::2, 0], labels[::2] = (1.0 if loss is categorical_cross_entropy else 1e4), 0
+    soft[::3], weight[1] = 0.0, 0.0
+    for target, chosen, smoothing in itertools.product(
+        [labels, soft, -soft], [None, weight, -weight], [0.0, 0.1]
+    ):
+        options = {"weight": chosen, "label_smoothing": smoothing, "reduction": "none"}
+        plain = loss(pred, target, **options)
+        assert_same(loss(np.asfortranarray(pred), target, **options), plain)
+        assert_same(loss(pred.copy(), target, out=np.empty_like(pred, order="F"), **options), plain)
 
 
 @both
