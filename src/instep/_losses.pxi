@@ -89,71 +89,93 @@ cdef cnp.ndarray new_like(cnp.ndarray array):
     return PyArray_NewLikeArray(array, cnp.NPY_KEEPORDER, NULL, 0)
 
 
+cdef nothing_counts(cnp.ndarray gradient):
+    gradient.fill(0)
+    return 0.0, gradient
+
+
+# ---- elements ------------------------------------------------------------------------------------
+
+cdef struct elementwise_call:
+    instep_elementwise call  # points to the others
+    instep_array weight
+    instep_array values
+    instep_array extra
+    double[INSTEP_MAX_LOSS_COEFFICIENTS] coefficients
+
+
+cdef bint take_elementwise(elementwise_call *at, pred, target, weight, out, extra, bint checked):
+    """Describe the inputs, unless something is unusual."""
+    cdef int code
+    if not cnp.PyArray_CheckExact(pred) or not cnp.PyArray_CheckExact(target):
+        return False
+    at.call.weight = at.call.values = at.call.extra = NULL
+    code = prediction_code(pred)
+    if code < 0:
+        return False
+    at.call.pred = describe(pred, code)
+    code = real_code(target)
+    if code < 0 or not same_shape(pred, target):
+        return False
+    at.call.target = describe(target, code)
+    if weight is not None:
+        if not cnp.PyArray_CheckExact(weight):
+            return False
+        code = real_code(weight)
+        if code < 0 or not same_shape(pred, weight):
+            return False
+        at.weight = describe(weight, code)
+        at.call.weight = &at.weight
+    if extra is not None:
+        at.extra = describe(extra, real_code(extra))
+        at.call.extra = &at.extra
+    if out is None or checked:
+        return True
+    return extra is None and is_output(out, pred, target, weight)
+
+
 def elementwise(int loss, pred, target, weight, out, reduction, tuple coefficients, extra,
                 bint by_weight, int last_reduction, int threads, bint checked):
     """(value, gradient) of an elementwise loss, or None.
 
     `coefficients` and `extra` have been checked. `by_weight`: a mean divides by the sum of the
     weights. `last_reduction`: NONE or BATCHMEAN, whether the latter is known."""
-    cdef instep_elementwise call
-    cdef instep_array weight_array, values_array, extra_array
-    cdef double[INSTEP_MAX_LOSS_COEFFICIENTS] numbers
+    cdef elementwise_call at
     cdef double total, divisor = 1
-    cdef int k, code, real, how = reduction_code(reduction)
+    cdef int k, how = reduction_code(reduction)
     cdef cnp.ndarray gradient
     cdef object values = None
-    if how > last_reduction:
+    if how > last_reduction or not take_elementwise(&at, pred, target, weight, out, extra, checked):
         return None
-    if not cnp.PyArray_CheckExact(pred) or not cnp.PyArray_CheckExact(target):
-        return None
-    code, real = prediction_code(pred), real_code(target)
-    if code < 0 or real < 0 or not same_shape(pred, target):
-        return None
-    call.pred, call.target = describe(pred, code), describe(target, real)
-    call.weight = call.values = call.extra = NULL
-    if weight is not None:
-        if not cnp.PyArray_CheckExact(weight):
-            return None
-        real = real_code(weight)
-        if real < 0 or not same_shape(pred, weight):
-            return None
-        weight_array = describe(weight, real)
-        call.weight = &weight_array
-    if out is not None and not checked and not is_output(out, pred, target, weight):
-        return None
-    if extra is not None:
-        if out is not None and not checked:
-            return None
-        extra_array = describe(extra, real_code(extra))
-        call.extra = &extra_array
     if how == BATCHMEAN:
-        divisor = cnp.PyArray_DIM(pred, 0) if call.pred.ndim > 0 else 1
+        divisor = cnp.PyArray_DIM(pred, 0) if at.call.pred.ndim > 0 else 1
+    elif how == MEAN and weight is not None and by_weight:
+        divisor = instep_sum(&at.weight, threads)
     elif how == MEAN:
         divisor = cnp.PyArray_SIZE(pred)
-        if weight is not None and by_weight:
-            divisor = instep_sum(&weight_array, threads)
     if 0 < abs(divisor) < SMALLEST_DIVISOR:
         return None
     gradient = new_like(pred) if out is None else out
     if divisor == 0:
-        gradient.fill(0)
-        return 0.0, gradient
-    call.gradient = describe(gradient, code)
+        return nothing_counts(gradient)
+    at.call.gradient = describe(gradient, at.call.pred.dtype)
     if how == NONE:
         values = new_like(pred)
-        values_array = describe(values, code)
-        call.values = &values_array
+        at.values = describe(values, at.call.pred.dtype)
+        at.call.values = &at.values
     for k in range(len(coefficients)):
-        numbers[k] = coefficients[k]
-    call.coefficients = numbers
-    call.scale = 1 / divisor
+        at.coefficients[k] = coefficients[k]
+    at.call.coefficients = at.coefficients
+    at.call.scale = 1 / divisor
     if cnp.PyArray_SIZE(pred) < KEEP_GIL:
-        total = instep_loss_elementwise(loss, &call, threads)
+        total = instep_loss_elementwise(loss, &at.call, threads)
     else:
         with nogil:
-            total = instep_loss_elementwise(loss, &call, threads)
+            total = instep_loss_elementwise(loss, &at.call, threads)
     return (total / divisor if values is None else values), gradient
 
+
+# ---- classes -------------------------------------------------------------------------------------
 
 cdef bint same_rows(cnp.ndarray labels, cnp.ndarray pred, int axis) noexcept:
     """Are labels shaped like pred without the class axis?"""
@@ -189,6 +211,58 @@ cdef cnp.ndarray new_rows(cnp.ndarray pred, int axis):
     return cnp.PyArray_EMPTY(ndim - 1, shape, cnp.PyArray_TYPE(pred), 0)
 
 
+cdef bint take_classwise(instep_classwise *call, pred, target, weight, out, bint checked):
+    """Describe the inputs, unless something is unusual."""
+    cdef int code
+    if not cnp.PyArray_CheckExact(pred) or not cnp.PyArray_CheckExact(target):
+        return False
+    code = prediction_code(pred)
+    if code < 0 or cnp.PyArray_NDIM(pred) == 0:
+        return False
+    call.pred = describe(pred, code)
+    call.axis = 1 if call.pred.ndim > 1 else 0
+    if call.pred.shape[call.axis] == 0:
+        return False
+    code = integer_code(target)
+    if code < 0:
+        code = float_code(target)
+        if code < 0 or not same_shape(pred, target) or call.ignore_index != -100:
+            return False
+    elif not same_rows(target, pred, call.axis):
+        return False
+    call.target = describe(target, code)
+    call.weight = call.values = NULL
+    if weight is not None:
+        if not is_class_weight(weight, pred, call.axis):
+            return False
+        call.weight = cnp.PyArray_DATA(<cnp.ndarray>weight)
+    return out is None or checked or is_output(out, pred, target, weight)
+
+
+cdef bint take_options(instep_classwise *call, ignore_index, label_smoothing):
+    if type(ignore_index) is not int or type(label_smoothing) is not float:
+        return False
+    try:
+        call.ignore_index = ignore_index
+    except OverflowError:
+        return False
+    call.label_smoothing = label_smoothing
+    return 0 <= call.label_smoothing <= 1
+
+
+cdef int64_t count_rows(const instep_classwise *call, double *used) noexcept nogil:
+    """*used = what the mean divides by. The position of a label that is out of range, or -1."""
+    cdef int axis
+    if call.target.ndim < call.pred.ndim:
+        return instep_check_labels(&call.target, call.pred.shape[call.axis], call.ignore_index,
+                                   call.weight, call.pred.dtype, used)
+    used[0] = 1
+    for axis in range(call.pred.ndim):
+        if axis != call.axis:
+            used[0] *= call.pred.shape[axis]
+    return -1
+
+
 def classwise(int loss, pred, target, weight, out, reduction, ignore_index, label_smoothing,
               int threads, bint checked):
     """(value, gradient) of a loss over the class axis, or None.
@@ -196,63 +270,29 @@ def classwise(int loss, pred, target, weight, out, reduction, ignore_index, labe
     Of checked arguments with labels out of range: the position of the first, in C order."""
     cdef instep_classwise call
     cdef instep_array values_array
-    cdef double total, used = 0, divisor = 1
-    cdef int64_t position = -1
-    cdef int code, target_code, axis, how = reduction_code(reduction)
+    cdef double total, used, divisor
+    cdef int64_t position
+    cdef int how = reduction_code(reduction)
     cdef cnp.ndarray gradient
     cdef object values = None
-    if how > NONE or type(ignore_index) is not int or type(label_smoothing) is not float:
+    if how > NONE or not take_options(&call, ignore_index, label_smoothing):
         return None
-    if not checked and not 0 <= <double>label_smoothing <= 1:
+    if not take_classwise(&call, pred, target, weight, out, checked):
         return None
-    if not cnp.PyArray_CheckExact(pred) or not cnp.PyArray_CheckExact(target):
-        return None
-    code, target_code, axis = prediction_code(pred), integer_code(target), 1
-    if code < 0 or cnp.PyArray_NDIM(pred) == 0:
-        return None
-    if cnp.PyArray_NDIM(pred) == 1:
-        axis = 0
-    if cnp.PyArray_DIM(pred, axis) == 0:
-        return None
-    if target_code < 0:
-        target_code = float_code(target)
-        if target_code < 0 or not same_shape(pred, target) or ignore_index != -100:
-            return None
-    elif not same_rows(target, pred, axis):
-        return None
-    call.weight = NULL
-    if weight is not None:
-        if not is_class_weight(weight, pred, axis):
-            return None
-        call.weight = cnp.PyArray_DATA(<cnp.ndarray>weight)
-    if out is not None and not checked and not is_output(out, pred, target, weight):
-        return None
-    call.pred, call.target = describe(pred, code), describe(target, target_code)
-    call.values = NULL
-    try:
-        call.ignore_index = ignore_index
-    except OverflowError:
-        return None
-    call.axis, call.label_smoothing = axis, label_smoothing
-    if target_code >= INSTEP_INT8:
-        position = instep_check_labels(&call.target, call.pred.shape[axis], call.ignore_index,
-                                       call.weight, <instep_dtype>code, &used)
-        if position >= 0:
-            return position if checked else None
-    elif cnp.PyArray_SIZE(pred) > 0:
-        used = cnp.PyArray_SIZE(pred) // call.pred.shape[axis]
-    if how == MEAN:
-        divisor = used
+    with nogil:
+        position = count_rows(&call, &used)
+    if position >= 0:
+        return position if checked else None
+    divisor = used if how == MEAN else 1
     if 0 < abs(divisor) < SMALLEST_DIVISOR:
         return None
     gradient = new_like(pred) if out is None else out
     if divisor == 0:
-        gradient.fill(0)
-        return 0.0, gradient
-    call.gradient = describe(gradient, code)
+        return nothing_counts(gradient)
+    call.gradient = describe(gradient, call.pred.dtype)
     if how == NONE:
-        values = new_rows(pred, axis)
-        values_array = describe(values, code)
+        values = new_rows(pred, call.axis)
+        values_array = describe(values, call.pred.dtype)
         call.values = &values_array
     call.scale = 1 / divisor
     if cnp.PyArray_SIZE(pred) < KEEP_GIL:
@@ -262,6 +302,8 @@ def classwise(int loss, pred, target, weight, out, reduction, ignore_index, labe
             total = instep_loss_classwise(loss, &call, threads)
     return (total / divisor if values is None else values), gradient
 
+
+# ---- regions, and whole arrays -------------------------------------------------------------------
 
 def regionwise(cnp.ndarray pred, cnp.ndarray target, mask, cnp.ndarray gradient, int kept,
                cnp.ndarray factor, cnp.ndarray score, tuple coefficients, int threads):
