@@ -14,12 +14,14 @@
  * lanes gives the same maximum. */
 static REAL FN(largest)(const REAL *x, size_t n, REAL top)
 {
-    enum { LANES = 64 };
+    enum { LANES = 64, STEP = 16 };
     REAL lane[LANES];
     size_t i = 0;
     for (size_t j = 0; j < LANES; ++j) lane[j] = top;
     for (; i + LANES <= n; i += LANES)
         for (size_t j = 0; j < LANES; ++j) lane[j] = x[i + j] > lane[j] ? x[i + j] : lane[j];
+    for (; i + STEP <= n; i += STEP)
+        for (size_t j = 0; j < STEP; ++j) lane[j] = x[i + j] > lane[j] ? x[i + j] : lane[j];
     for (; i < n; ++i) top = x[i] > top ? x[i] : top;
     for (size_t width = LANES / 2; width > 0; width /= 2)
         for (size_t j = 0; j < width; ++j)
