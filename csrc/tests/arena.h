@@ -136,27 +136,52 @@ static inline int arena_intact(arena *a)
     return 1;
 }
 
-/* float16 of a value that it holds exactly and that is 0 or normal. */
+/* The float16 nearest to `value`, ties to even. */
 static inline uint16_t half_of(double value)
 {
     int exponent;
-    if (value == 0) return 0;
-    const double part = frexp(fabs(value), &exponent); /* in [0.5, 1) */
-    const int bits = (exponent + 14) << 10 | (int)((2 * part - 1) * 1024);
-    return (uint16_t)(bits | (value < 0 ? 0x8000 : 0));
+    const int sign = signbit(value) ? 0x8000 : 0;
+    if (value != value) return 0x7e00;
+    if (value == 0 || isinf(value)) return (uint16_t)(sign | (value == 0 ? 0 : 0x7c00));
+    frexp(fabs(value), &exponent);      /* |value| in [1/2, 1) * 2^exponent */
+    if (exponent < -13) exponent = -13; /* subnormal */
+    if (exponent > 17) exponent = 17;   /* overflows */
+    const double steps = nearbyint(ldexp(fabs(value), 11 - exponent)); /* 1024 to 2048 if normal */
+    const double bits = (exponent + 13) * 1024 + steps;
+    return (uint16_t)(sign | (bits < 0x7c00 ? (int)bits : 0x7c00));
 }
 
+/* The bfloat16 nearest to a float32, ties to even. */
 static inline uint16_t bfloat_of(double value)
 {
     const float narrow = (float)value;
     uint32_t bits;
     memcpy(&bits, &narrow, sizeof bits);
-    return (uint16_t)(bits >> 16);
+    if (narrow != narrow) return 0x7fc0;
+    return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
+static inline double of_half(uint16_t bits)
+{
+    const int exponent = bits >> 10 & 31, fraction = bits & 1023;
+    const double size = exponent == 0   ? ldexp(fraction, -24)
+                        : exponent < 31 ? ldexp(1024 + fraction, exponent - 25)
+                        : fraction == 0 ? (double)INFINITY
+                                        : (double)NAN;
+    return bits & 0x8000 ? -size : size;
+}
+
+static inline double of_bfloat(uint16_t top)
+{
+    const uint32_t bits = (uint32_t)top << 16;
+    float value;
+    memcpy(&value, &bits, sizeof value);
+    return (double)value;
 }
 
 static inline void put_bits(char *at, uint16_t bits) { memcpy(at, &bits, sizeof bits); }
 
-/* Store `value`, which the type holds exactly. */
+/* Store `value`, which an integer type holds exactly; float16 and bfloat16 round. */
 static inline void put(char *at, instep_dtype dtype, double value)
 {
     const float narrow = (float)value;
@@ -175,16 +200,29 @@ static inline void put(char *at, instep_dtype dtype, double value)
     }
 }
 
+static inline double get_whole(const char *at, instep_dtype dtype)
+{
+    uint64_t bits = 0; /* little endian */
+    memcpy(&bits, at, (size_t)size_of(dtype));
+    if (dtype >= INSTEP_UINT8) return (double)bits;
+    const int unused = 64 - 8 * (int)size_of(dtype);
+    return (double)((int64_t)(bits << unused) >> unused);
+}
+
 static inline double get(const char *at, instep_dtype dtype)
 {
     float narrow;
     double value;
-    if (dtype == INSTEP_FLOAT32) {
-        memcpy(&narrow, at, sizeof narrow);
-        return (double)narrow;
+    long double wide;
+    uint16_t bits;
+    switch (dtype) {
+    case INSTEP_FLOAT32: memcpy(&narrow, at, sizeof narrow); return (double)narrow;
+    case INSTEP_FLOAT64: memcpy(&value, at, sizeof value); return value;
+    case INSTEP_FLOAT16: memcpy(&bits, at, sizeof bits); return of_half(bits);
+    case INSTEP_BFLOAT16: memcpy(&bits, at, sizeof bits); return of_bfloat(bits);
+    case INSTEP_LONGDOUBLE: memcpy(&wide, at, sizeof wide); return (double)wide;
+    default: return get_whole(at, dtype);
     }
-    memcpy(&value, at, sizeof value);
-    return value;
 }
 
 /* memcmp for the sizes of numbers; inlined, where a call would take most of the tests' time. */
