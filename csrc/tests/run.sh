@@ -63,7 +63,7 @@ done
 wait
 
 failed=
-tests="core plan loss classes labels threads pool"
+tests="core plan loss classes labels region threads pool"
 [ "$mode" = tsan ] && tests="threads pool" # the others have one thread
 for test in $tests; do
     $cc $common "csrc/tests/test_$test.c" "$build"/*.o -lm -o "$build/test_$test"
