@@ -171,44 +171,128 @@ static void test_plans_at_once(void)
 
 /* ---- losses ---------------------------------------------------------------------------------- */
 
-enum { LINES = 700, CLASSES = 130 };
+enum { LINES = 700, CLASSES = 130, GROUPS = 7, MOST_LOSSES = 32 };
 
 typedef struct {
     float pred[LINES * CLASSES], target[LINES * CLASSES], weight[LINES * CLASSES];
     float gradient[LINES * CLASSES], values[LINES];
     int16_t label[LINES];
-    double total[4];
+    double factor[GROUPS], score[GROUPS];
+    double total[2 * MOST_LOSSES];
 } loss_data;
 
 static void fill_losses(loss_data *data)
 {
     uint64_t seed = 2;
+    memset(data, 0, sizeof *data);
     for (int i = 0; i < LINES * CLASSES; ++i) {
         data->pred[i] = (float)(8 * some_number(&seed));
         data->target[i] = (float)some_number(&seed);
         data->weight[i] = (float)some_number(&seed);
     }
     for (int i = 0; i < LINES; ++i) data->label[i] = (int16_t)(i * 37 % CLASSES);
+    for (int i = 0; i < GROUPS; ++i) data->factor[i] = some_number(&seed);
 }
 
-/* All losses one after the other, each in place on the gradient of the one before. */
+static int loss_named(const char *name)
+{
+    for (int loss = 0; loss < instep_loss_count(); ++loss)
+        if (strcmp(instep_loss_name(loss), name) == 0) return loss;
+    check(0, "there is a loss %s", name);
+    exit(1);
+}
+
+/* Losses over classes, of one row's classes and of every column's. */
+static void run_classwise(loss_data *data, instep_array pred, instep_array target,
+                          instep_array gradient, int threads)
+{
+    const intptr_t strides[] = {4}, narrow[] = {2};
+    const instep_array values = {(char *)data->values, pred.shape, strides, 1, INSTEP_FLOAT32};
+    const instep_array label = {(char *)data->label, pred.shape, narrow, 1, INSTEP_INT16};
+    const instep_array across = {(char *)data->label, pred.shape + 1, narrow, 1, INSTEP_INT16};
+    const int cross = loss_named("cross_entropy");
+    const int categorical = loss_named("categorical_cross_entropy");
+    instep_classwise hard = {.pred = pred,
+                             .target = label,
+                             .gradient = gradient,
+                             .values = &values,
+                             .weight = data->weight,
+                             .axis = 1,
+                             .ignore_index = 5,
+                             .label_smoothing = 0.1,
+                             .scale = 1};
+    instep_classwise soft = {
+        .pred = gradient, .target = target, .gradient = gradient, .axis = 1, .scale = 1};
+    data->total[0] = instep_loss_classwise(cross, &hard, threads);
+    data->total[1] = instep_loss_classwise(cross, &soft, threads);
+    hard.axis = 0;
+    hard.values = NULL;
+    hard.target = across;
+    hard.label_smoothing = 0;
+    soft.axis = 0;
+    data->total[2] = instep_loss_classwise(cross, &hard, threads);
+    data->total[3] = instep_loss_classwise(cross, &soft, threads);
+    hard.axis = soft.axis = 1;
+    hard.target = label;
+    soft.pred = target;
+    data->total[4] = instep_loss_classwise(categorical, &hard, threads);
+    data->total[5] = instep_loss_classwise(categorical, &soft, threads);
+}
+
+static double run_regionwise(loss_data *data, instep_array pred, instep_array target,
+                             instep_array mask, instep_array gradient, int threads)
+{
+    static const double by[] = {2, 0, 1, 1, 1, 0, (double)NAN};
+    const intptr_t shape[] = {GROUPS, LINES / GROUPS * CLASSES}, strides[] = {4 * shape[1], 4};
+    instep_array *const all[] = {&pred, &target, &mask, &gradient};
+    for (int k = 0; k < 4; ++k) all[k]->shape = shape, all[k]->strides = strides;
+    const instep_regionwise call = {.pred = pred,
+                                    .target = target,
+                                    .gradient = gradient,
+                                    .mask = &mask,
+                                    .coefficients = by,
+                                    .factor = data->factor,
+                                    .score = data->score,
+                                    .kept = 1};
+    double sum = instep_loss_regionwise(&call, threads);
+    for (int k = 0; k < GROUPS; ++k) sum += data->score[k];
+    return sum;
+}
+
+/* All losses one after the other, a number of them in place on the gradient of the one before. */
 static uint64_t run_losses(loss_data *data, int threads)
 {
-    const intptr_t shape[] = {LINES, CLASSES}, strides[] = {4 * CLASSES, 4}, narrow[] = {2};
+    static const double by[INSTEP_MAX_LOSS_COEFFICIENTS] = {1, 0.5, 0.25};
+    const intptr_t shape[] = {LINES, CLASSES}, strides[] = {4 * CLASSES, 4};
     const instep_array pred = {(char *)data->pred, shape, strides, 2, INSTEP_FLOAT32};
     const instep_array target = {(char *)data->target, shape, strides, 2, INSTEP_FLOAT32};
     const instep_array weight = {(char *)data->weight, shape, strides, 2, INSTEP_FLOAT32};
     const instep_array gradient = {(char *)data->gradient, shape, strides, 2, INSTEP_FLOAT32};
-    const instep_array values = {(char *)data->values, shape, strides + 1, 1, INSTEP_FLOAT32};
-    const instep_array label = {(char *)data->label, shape, narrow, 1, INSTEP_INT16};
-    const instep_softmax hard = {pred, label, gradient, &values, data->weight, 5, 0.1, 1};
-    const instep_softmax soft = {gradient, target, gradient, NULL, NULL, 0, 0, 1};
-    const instep_elementwise square = {gradient, target, gradient, &weight, NULL, 0.3};
-    data->total[0] = instep_loss_cross_entropy(&hard, threads);
-    data->total[1] = instep_loss_cross_entropy(&soft, threads);
-    data->total[2] = instep_loss_elementwise(0, &square, threads);
-    data->total[3] = instep_sum(&gradient, threads);
-    return hash_of(data, sizeof *data, 0);
+    uint64_t hash = 0;
+    run_classwise(data, pred, target, gradient, threads);
+    const instep_elementwise square = {.pred = gradient,
+                                       .target = target,
+                                       .gradient = gradient,
+                                       .weight = &weight,
+                                       .coefficients = by,
+                                       .scale = 0.3};
+    data->total[6] = instep_loss_elementwise(loss_named("mse"), &square, threads);
+    data->total[7] = instep_sum(&gradient, threads);
+    data->total[8] = (double)instep_count_outside(&gradient, -0.5, 1.5, 0, threads);
+    data->total[9] = run_regionwise(data, target, weight, pred, gradient, threads);
+    hash = hash_of(data, sizeof *data, hash);
+    const int elementwise = loss_named("cross_entropy"); /* those before it */
+    for (int loss = 0; loss < elementwise && loss < MOST_LOSSES; ++loss) {
+        const instep_elementwise call = {.pred = target,
+                                         .target = weight,
+                                         .gradient = gradient,
+                                         .weight = loss % 2 ? &pred : NULL,
+                                         .coefficients = by,
+                                         .scale = 0.3};
+        data->total[MOST_LOSSES + loss] = instep_loss_elementwise(loss, &call, threads);
+        hash = hash_of(data->gradient, sizeof data->gradient, hash);
+    }
+    return hash_of(data->total, sizeof data->total, hash);
 }
 
 static void test_losses(void)
@@ -228,7 +312,7 @@ static void test_losses(void)
     }
     const size_t before = instep_allocations();
     run_losses(data, 7);
-    check(instep_allocations() == before, "a loss allocates nothing");
+    check(instep_allocations() == before + 1, "losses allocate nothing, that over regions once");
     free(data);
 }
 
