@@ -1,7 +1,11 @@
 #!/bin/sh
 # Build the core and its C tests in a temporary directory and run them.
 #
-#   csrc/tests/run.sh [plain|asan|tsan]
+#   csrc/tests/run.sh [plain|asan|tsan|aarch64]
+#
+# aarch64: cross-compile, run under qemu, and compare bits with this machine's; exits 77 when it
+# lacks the compiler (CROSS) or the emulator. For every float32 there, which takes hours, run
+# test_vmath without `sample`.
 #
 # The flags of the core are those of setup.py. CC and CFLAGS (added last) are honoured.
 # shellcheck disable=SC2086  # lists of flags
@@ -33,6 +37,15 @@ common="$(flags unix) -Icsrc -Icsrc/include -Wall -Wextra -Wpedantic -Wshadow -W
 launch=
 case $mode in
 plain) ;;
+aarch64)
+    cross=${CROSS:-aarch64-linux-gnu-gcc}
+    qemu=$(command -v qemu-aarch64 || command -v qemu-aarch64-static || true)
+    if ! command -v "$cross" >/dev/null || [ -z "$qemu" ]; then
+        echo "$0: aarch64 needs $cross and qemu-aarch64. On Debian:" >&2
+        echo "    apt-get install gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user" >&2
+        exit 77
+    fi
+    ;;
 asan) common="$common -O1 -g -fno-omit-frame-pointer -fno-sanitize-recover=all
     -fsanitize=address,undefined" ;;
 tsan)
@@ -42,48 +55,100 @@ tsan)
     export TSAN_OPTIONS="die_after_fork=0 halt_on_error=1 ${TSAN_OPTIONS:-}"
     ;;
 *)
-    echo "usage: $0 [plain|asan|tsan]" >&2
+    echo "usage: $0 [plain|asan|tsan|aarch64]" >&2
     exit 2
     ;;
 esac
 common="$common ${CFLAGS:-}"
 
-have=
-isas=
-for isa in $(flags isas); do
-    if $cc $(flags "$isa") -x c -c /dev/null -o "$build/probe" 2>/dev/null; then
-        $cc $common $(flags "$isa") -c "csrc/isa/$isa.c" -o "$build/isa_$isa.o" &
-        isas="$isas $isa"
-        have="$have -DINSTEP_HAVE_$(echo "$isa" | tr '[:lower:]' '[:upper:]')"
-    fi
-done
-for source in csrc/*.c; do
-    $cc $common $have -c "$source" -o "$build/$(basename "$source" .c).o"
-done
-wait
+# Compile the core into the directory $1; sets isas, the instruction sets that $cc knows.
+build_core() {
+    have=
+    isas=
+    mkdir "$1"
+    for isa in $(flags isas); do
+        if $cc $(flags "$isa") -x c -c /dev/null -o "$build/probe" 2>/dev/null; then
+            $cc $common $(flags "$isa") -c "csrc/isa/$isa.c" -o "$1/isa_$isa.o" &
+            isas="$isas $isa"
+            have="$have -DINSTEP_HAVE_$(echo "$isa" | tr '[:lower:]' '[:upper:]')"
+        fi
+    done
+    for source in csrc/*.c; do
+        $cc $common $have -c "$source" -o "$1/$(basename "$source" .c).o"
+    done
+    wait
+}
+
+# Do the files $2... hold the same lines?
+same_lines() {
+    name=$1 first=$2
+    shift 2
+    for file; do
+        diff "$first" "$file" && continue
+        echo "$name: $(basename "$file") differs from $(basename "$first")" >&2
+        failed="$failed $name"
+    done
+}
+
+# Print the bits that the core in $1 computes on each level of this machine to $build/bits.LEVEL.
+print_bits() {
+    $cc $common csrc/tests/print_bits.c "$1"/*.o -lm -o "$build/print_bits"
+    for isa in $isas; do
+        echo "== print_bits ($isa)"
+        "$build/print_bits" "$isa" >"$build/bits.$isa" && continue
+        [ $? = 2 ] || failed="$failed print_bits-$isa"
+        rm "$build/bits.$isa" # this CPU lacks it
+    done
+}
 
 failed=
+build_core "$build/core"
+
+if [ "$mode" = aarch64 ]; then
+    print_bits "$build/core"
+    $cc $common csrc/tests/test_vmath.c -lm -o "$build/test_vmath"
+    "$build/test_vmath" sample >"$build/vmath.here" || failed="$failed vmath"
+    cc="$cross -static"
+    build_core "$build/aarch64"
+    $cc $common csrc/tests/print_bits.c "$build/aarch64"/*.o -lm -o "$build/print_bits.aarch64"
+    $cc $common csrc/tests/test_vmath.c -lm -o "$build/test_vmath.aarch64"
+    echo "== print_bits (aarch64)"
+    $qemu "$build/print_bits.aarch64" >"$build/bits.aarch64" || failed="$failed print_bits-aarch64"
+    echo "== test_vmath sample (aarch64)"
+    $qemu "$build/test_vmath.aarch64" sample >"$build/vmath.aarch64" || failed="$failed vmath"
+    cat "$build/bits.aarch64" "$build/vmath.aarch64"
+    same_lines bits "$build"/bits.*
+    same_lines vmath "$build"/vmath.*
+    [ -z "$failed" ] || echo "failed:$failed" >&2
+    [ -z "$failed" ]
+    exit
+fi
+
 tests="core plan loss classes labels region threads pool"
 [ "$mode" = tsan ] && tests="threads pool" # the others have one thread
 for test in $tests; do
-    $cc $common "csrc/tests/test_$test.c" "$build"/*.o -lm -o "$build/test_$test"
+    $cc $common "csrc/tests/test_$test.c" "$build"/core/*.o -lm -o "$build/test_$test"
     echo "== test_$test ($mode)"
     $launch "$build/test_$test" || failed="$failed $test"
 done
 
-# Arithmetic alone: nothing for a sanitizer to find. All levels must print the same hash.
+# Arithmetic alone: nothing for a sanitizer to find. All levels must print the same.
 if [ "$mode" = plain ]; then
+    print_bits "$build/core"
+    same_lines bits "$build"/bits.*
+    only= # the errors of the first level's results are those of all that have its hash
     for isa in $isas; do
         $cc $common $(flags "$isa") csrc/tests/test_vmath.c -lm -o "$build/test_vmath"
         echo "== test_vmath ($isa)"
         status=0
-        "$build/test_vmath" >"$build/vmath.txt" || status=$?
+        "$build/test_vmath" $only >"$build/vmath.txt" || status=$?
         cat "$build/vmath.txt"
         case $status in
         0) grep hash "$build/vmath.txt" >>"$build/hashes.txt" ;;
         132) echo "this CPU lacks $isa" ;; # SIGILL
         *) failed="$failed vmath-$isa" ;;
         esac
+        only=hash
     done
     [ "$(sort -u "$build/hashes.txt" | wc -l)" = 1 ] || failed="$failed vmath-hash"
 fi
