@@ -76,7 +76,8 @@ typedef struct {
     const instep_typed *f32, *f64;
     double (*sum_squares)(const instep_view *view, size_t start, size_t count, double scale);
     double (*sum)(const instep_view *view, size_t start, size_t count);
-    /* Returns how many labels are neither ignore_index nor in [0, classes); *used: those in. */
+    /* Returns how many labels are neither ignore_index nor in [0, classes); *used: how many are
+     * not ignore_index. */
     size_t (*count_labels)(const int64_t *label, size_t n, int64_t classes, int64_t ignore_index,
                            size_t *used);
 } instep_variant;

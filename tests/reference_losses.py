@@ -187,7 +187,8 @@ def focal(pred, target, *, gamma=2.0, alpha=None, reduction="mean", weight=None)
     m = (1 - t) sigmoid(x) + t sigmoid(-x) is the probability of being wrong,
     a = alpha t + (1 - alpha) (1 - t), 1 without alpha
     gradient = a (m^gamma (sigmoid(x) - t) + gamma m^(gamma - 1) m' BCE),
-    m' = (1 - 2 t) sigmoid(x) sigmoid(-x);  0 where m = 0
+    m' = (1 - 2 t) sigmoid(x) sigmoid(-x);  0 where m = 0, and without the second term where
+    m' = 0: its limit for large logits
     """
     x, t = _f64(pred), _f64(target)
     p, q = _sigmoid(x), _sigmoid(-x)
@@ -196,7 +197,8 @@ def focal(pred, target, *, gamma=2.0, alpha=None, reduction="mean", weight=None)
     a = 1.0 if alpha is None else alpha * t + (1 - alpha) * (1 - t)
     turn = np.where(m == 0, 0.0, (1 - 2 * t) * p * q / m)
     values = _times(a * m**gamma, entropy)
-    slopes = a * m**gamma * ((1 - t) * p - t * q + gamma * entropy * turn)
+    turn = np.where(p * q == 0, 0.0, gamma * entropy * turn)
+    slopes = a * m**gamma * ((1 - t) * p - t * q + turn)
     slopes = np.where(m**gamma == 0, 0.0, slopes)
     return _over_elements(values, slopes, weight, reduction)
 

@@ -156,6 +156,19 @@ def test_out_that_meets_a_class_weight_to_be_converted(loss):
     refuses(ValueError, message, loss, pred, LABELS, weight=memory[3:6], out=narrow)
 
 
+@pytest.mark.parametrize("loss", CLASSWISE)
+def test_out_that_meets_the_memory_of_a_weight_that_is_no_array(loss):
+    place = np.ones((4, 3))
+    message = "^out overlaps weight"
+    refuses(ValueError, message, loss, P, LABELS, weight=memoryview(place[0]), out=place)
+
+
+@every
+def test_out_of_a_subclass_is_returned(loss, target):
+    place = np.empty((4, 3)).view(np.recarray)
+    assert loss(P, target, out=place).grad is place
+
+
 @every
 def test_out_beside_an_input_is_fine(loss, target):
     """Interleaved with the weight, and right after the target."""

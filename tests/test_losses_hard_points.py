@@ -169,6 +169,13 @@ def test_infinities_as_the_twin(dtype):
     check(poisson_nll, rates, finite, log_input=False, reduction="none", value_atol=1.0)
 
 
+def test_focal_of_a_wrong_infinite_logit(dtype):
+    """The limit: where the answer is all wrong, nothing fades."""
+    huge = 0.9 * np.finfo(dtype).max
+    pred, target = np.array([-np.inf, -huge, np.inf, huge], dtype), np.array([1, 1, 0, 0])
+    assert_array_equal(focal(pred, target, reduction="sum").grad, [-1, -1, 1, 1])
+
+
 def test_infinite_errors(dtype):
     """Value infinite, gradient as far as it goes."""
     pred = np.array([np.inf, -np.inf], dtype)

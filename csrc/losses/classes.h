@@ -4,7 +4,7 @@
  *
  * with class weights w, label smoothing s, and q the soft target or the indicator of the label.
  * Hence weighted smoothing weighs every class by its own w, as PyTorch does. Targets are float64,
- * so that weights of any size neither overflow nor vanish. A plain label (no smoothing) is a
+ * so that products with weights neither overflow nor vanish; the weights are REAL. A plain label (no smoothing) is a
  * spike: t is `height` at the label and 0 elsewhere. */
 
 /* The row at position `index` of the walk. */

@@ -26,8 +26,9 @@ static void FN(focal)(size_t n, const REAL *restrict pred, const REAL *restrict 
         const REAL miss = not_t * p + t * not_p;
         const REAL power = gamma != 0 ? FN(vexp)(gamma * FN(vlog)(miss)) : 1;
         const REAL fade = (alpha_positive * t + alpha_negative * not_t) * power;
-        const REAL turn = miss != 0 ? p * not_p / miss : 0;
-        const REAL slope = (not_t * p - t * not_p) + gamma * entropy * (not_t - t) * turn;
+        const REAL turn = gamma * entropy * ((not_t - t) * (p * not_p / miss));
+        /* p (1 - p) is 0 where the logit is so large that the product is not a number. */
+        const REAL slope = (not_t * p - t * not_p) + (p * not_p != 0 ? turn : 0);
         const REAL nothing = x != x ? x : 0; /* a fade of 0 hides no NaN */
         value[i] = fade != 0 ? (double)fade * (double)entropy : (double)nothing;
         gradient[i] = factor * (fade != 0 ? fade * slope : nothing);

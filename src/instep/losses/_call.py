@@ -58,10 +58,12 @@ def elementwise(
         if out is not None:
             others = {"target": target, "weight": weight, "pos_weight": extra}
             out = _check.output(out, pred, others)
-        pred, target, weight, out = _plain(pred, target, weight, out)
-        found = _core.elementwise(loss, pred, target, weight, out, *options, threads, True)
+        pred, target, weight, plain = _plain(pred, target, weight, out)
+        found = _core.elementwise(loss, pred, target, weight, plain, *options, threads, True)
         if found is None:
             raise _check.too_small()
+        if out is not None:  # of a subclass, perhaps
+            found = found[0], out
     return _new(LossGrad, found)  # type: ignore[no-any-return]
 
 
@@ -100,19 +102,19 @@ def _checked_classwise(
     pred = _check.classes(pred)
     target = _check.class_target(target, pred, ignore)
     if out is not None:
-        given = weight if isinstance(weight, np.ndarray) else None
+        given = None if weight is None else np.asarray(weight)
         out = _check.output(out, pred, {"target": target, "weight": given})
     if weight is not None:
         weight = _check.class_weight(weight, pred)
-    pred, target, weight, out = _plain(pred, target, weight, out)
+    pred, target, weight, plain = _plain(pred, target, weight, out)
     options = reduction, ignore, smoothing, threads
-    found = _core.classwise(loss, pred, target, weight, out, *options, True)
+    found = _core.classwise(loss, pred, target, weight, plain, *options, True)
     if found is None:
         raise _check.too_small()
     if isinstance(found, int):
         classes = pred.shape[_check.class_axis(pred)]
         raise _check.label_error(target, found, classes, ignore)
-    return found
+    return found if out is None else (found[0], out)
 
 
 def _plain(*arrays: Any) -> Any:

@@ -272,8 +272,9 @@ def _region(
     weights = np.ones(shape) if options.weight is None else _weights(options.weight, shape, kept)
     threads = config.get_num_threads()
     divisor = _core.array_sum(weights, threads) if options.reduction == "mean" else 1.0
-    grad = np.empty_like(pred, subok=False)
-    if options.out is not None:
+    if options.out is None:
+        grad = np.empty_like(pred, subok=False)
+    else:
         others = {"target": target, "mask": mask, "weight": options.weight}
         others = {name: array for name, array in others.items() if isinstance(array, np.ndarray)}
         grad = _check.output(options.out, pred, others)
