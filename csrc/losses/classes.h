@@ -4,8 +4,8 @@
  *
  * with class weights w, label smoothing s, and q the soft target or the indicator of the label.
  * Hence weighted smoothing weighs every class by its own w, as PyTorch does. Targets are float64,
- * so that products with weights neither overflow nor vanish; the weights are REAL. A plain label (no smoothing) is a
- * spike: t is `height` at the label and 0 elsewhere. */
+ * so that products with weights neither overflow nor vanish; the weights are REAL. A plain label
+ * (no smoothing) is a spike: t is `height` at the label and 0 elsewhere. */
 
 /* The row at position `index` of the walk. */
 static instep_class_row FN(class_row)(const instep_loss_views *views, size_t index)
