@@ -16,6 +16,7 @@
 #include "losses/quantile.h"
 #include "losses/poisson_nll.h"
 #include "losses/binary_cross_entropy.h"
+#include "losses/logistic.h"
 #include "losses/binary_cross_entropy_with_logits.h"
 #include "losses/focal.h"
 #include "losses/hinge.h"

@@ -4,24 +4,19 @@
  *     value    = (1 - t) softplus(x)  + w t softplus(-x)
  *     gradient = (1 - t) sigmoid(x)   - w t sigmoid(-x)
  *
- * One exponential e = exp(-|x|) and one division serve all: with l = log(1 + e), softplus(+-x) is
- * max(+-x, 0) + l, and the sigmoids of |x| and -|x| are 1 / (1 + e) and e / (1 + e). No difference
- * of large numbers occurs, and a term of weight 0 hides even an infinite logit. `extra`, unless
- * NULL, holds w element by element. */
+ * With the parts of logistic.h no difference of large numbers occurs, and a term of weight 0 hides
+ * even an infinite logit. `extra`, unless NULL, holds w element by element. */
 
 /* One element, whose positive and negative parts weigh `positive` and `negative`; their sum is
  * given apart because it is mostly 1. */
 ALWAYS_INLINE static REAL FN(logistic_slope)(REAL x, REAL positive, REAL negative, REAL sum,
                                              double *value)
 {
-    const REAL e = FN(vexp_negative)(FN(minus_size)(x));
-    const REAL quotient = 1 / ((1 + e) * (2 + e));
-    const REAL large = (2 + e) * quotient, small = e * large;
-    const REAL log = FN(vlog_ratio)(e * ((1 + e) * quotient));
+    const FN(logistic_parts) part = FN(logistic)(x);
     const REAL against = x < 0 ? positive : negative, along = x < 0 ? negative : positive;
     const REAL distance = against * -FN(minus_size)(x);
-    *value = (double)(sum * log + (against != 0 ? distance : 0));
-    return FN(signed_as)(against * large - along * small, x);
+    *value = (double)(sum * part.log + (against != 0 ? distance : 0));
+    return FN(signed_as)(against * part.large - along * part.small, x);
 }
 
 /* Without label smoothing and pos_weight: sum = 1, and the parts are t and 1 - t. */

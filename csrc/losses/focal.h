@@ -16,12 +16,9 @@ static void FN(focal)(size_t n, const REAL *restrict pred, const REAL *restrict 
     (void)extra;
     for (size_t i = 0; i < n; ++i) {
         const REAL x = pred[i], t = target[i], not_t = 1 - t;
-        const REAL e = FN(vexp_negative)(FN(minus_size)(x));
-        const REAL quotient = 1 / ((1 + e) * (2 + e));
-        const REAL large = (2 + e) * quotient, small = e * large;
-        const REAL log = FN(vlog_ratio)(e * ((1 + e) * quotient));
-        const REAL p = x < 0 ? small : large, not_p = x < 0 ? large : small;
-        const REAL up = (x > 0 ? x : 0) + log, down = (x < 0 ? -x : 0) + log;
+        const FN(logistic_parts) part = FN(logistic)(x);
+        const REAL p = x < 0 ? part.small : part.large, not_p = x < 0 ? part.large : part.small;
+        const REAL up = (x > 0 ? x : 0) + part.log, down = (x < 0 ? -x : 0) + part.log;
         const REAL entropy = (not_t != 0 ? not_t * up : 0) + (t != 0 ? t * down : 0);
         const REAL miss = not_t * p + t * not_p;
         const REAL power = gamma != 0 ? FN(vexp)(gamma * FN(vlog)(miss)) : 1;
