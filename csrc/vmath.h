@@ -137,17 +137,23 @@ static inline REAL FN(mantissa_of)(UINT moved) /* f */
     return FN(of_bits)((moved & (((UINT)1 << MANTISSA) - 1)) + ROOT_HALF) - 1;
 }
 
+/* exp(r) - 1 for the r = x - n ln 2 that is left of x. */
+static inline REAL FN(exp_rest)(REAL x, REAL n)
+{
+    const REAL r = (x - n * LN2_HIGH) - n * LN2_LOW;
+    return r + r * r * FN(exp_tail)(r);
+}
+
 /* exp(x): NaN for NaN, inf above the range, subnormals and 0 below. */
 static inline REAL FN(vexp)(REAL x)
 {
     x = x > EXP_OVERFLOW ? EXP_OVERFLOW : x;
     x = x < EXP_UNDERFLOW ? EXP_UNDERFLOW : x;
     const REAL n = (x * LOG2_E + ROUNDER) - ROUNDER;
-    const REAL r = (x - n * LN2_HIGH) - n * LN2_LOW;
     /* 2^n in two factors: each is normal, so the last product alone rounds subnormals. */
     const REAL half = n * (REAL)0.5 + ROUNDER;
     const REAL rest = (n - (half - ROUNDER)) + ROUNDER;
-    const REAL value = 1 + (r + r * r * FN(exp_tail)(r));
+    const REAL value = 1 + FN(exp_rest)(x, n);
     return value * FN(power_of_two)(half) * FN(power_of_two)(rest);
 }
 
@@ -156,9 +162,8 @@ static inline REAL FN(vexp)(REAL x)
 static inline REAL FN(vexp_negative)(REAL x)
 {
     const REAL rounded = x * LOG2_E + (ROUNDER + (REAL)BIAS), n = rounded - (ROUNDER + (REAL)BIAS);
-    const REAL r = (x - n * LN2_HIGH) - n * LN2_LOW;
     const REAL power = FN(of_bits)(FN(bits_of)(rounded) << MANTISSA); /* 2^n, bias and all */
-    const REAL value = (1 + (r + r * r * FN(exp_tail)(r))) * power;
+    const REAL value = (1 + FN(exp_rest)(x, n)) * power;
     return x < EXP_NORMAL ? 0 : value;
 }
 
@@ -167,9 +172,8 @@ static inline REAL FN(vexpm1)(REAL x)
 {
     x = x < EXPM1_FLAT ? EXPM1_FLAT : x;
     const REAL rounded = x * LOG2_E + ROUNDER, n = rounded - ROUNDER;
-    const REAL r = (x - n * LN2_HIGH) - n * LN2_LOW;
     const REAL power = FN(power_of_two)(rounded);
-    return power * (r + r * r * FN(exp_tail)(r)) + (power - 1);
+    return power * FN(exp_rest)(x, n) + (power - 1);
 }
 
 /* -|x| */
