@@ -6,7 +6,6 @@
 
 enum {
     MOST_BLOCKS = 512, /* partial sums live on the stack */
-    SPLIT = 16384,     /* elements below which waking a worker costs more than it saves */
     CLASS_COST = 8,    /* elements of cheap work that one logit is worth */
     ROWS = 64          /* that softmax_rows.h takes at a time */
 };
@@ -67,7 +66,7 @@ static double run_blocks(job *work, block_sum run, size_t size, size_t weight, i
     double total = 0;
     work->size = size;
     work->block = block;
-    instep_parallel(blocks, size * weight < SPLIT ? 1 : threads, run_block, &all);
+    instep_parallel(blocks, size * weight < INSTEP_LOSS_SPLIT ? 1 : threads, run_block, &all);
     for (size_t k = 0; k < blocks; ++k) total += work->sum[k];
     return total;
 }
@@ -190,6 +189,7 @@ int64_t instep_check_labels(const instep_array *labels, int64_t classes, int64_t
 {
     intptr_t axes[2 * INSTEP_MAX_DIMS];
     int64_t label[INSTEP_TILE];
+    const instep_variant *kernels = instep_kernels();
     const instep_view view = rows_of(labels, -1, axes);
     const size_t size = instep_size(labels);
     /* What int64 does not hold is read as INT64_MIN, which is then no label to be ignored. */
@@ -199,10 +199,12 @@ int64_t instep_check_labels(const instep_array *labels, int64_t classes, int64_t
         const size_t n = size - start < INSTEP_TILE ? size - start : INSTEP_TILE;
         size_t used = 0;
         load_labels(label, &view, start, n);
-        if (instep_kernels()->count_labels(label, n, classes, ignore_index, &used) > 0)
-            for (size_t i = 0; i < n; ++i)
-                if (label[i] != ignore_index && (label[i] < 0 || label[i] >= classes))
-                    return (int64_t)(start + i);
+        if (kernels->count_labels(label, n, classes, ignore_index, &used) > 0) {
+            size_t first = 0;
+            while (kernels->count_labels(label + first, 1, classes, ignore_index, &used) == 0)
+                ++first;
+            return (int64_t)(start + first);
+        }
         if (weight == NULL) *total += (double)used;
         else
             for (size_t i = 0; i < n; ++i)

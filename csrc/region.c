@@ -1,8 +1,6 @@
 /* region.c: losses over groups of elements. Groups are cut into pieces, whose sums come first. */
 #include "table.h"
 
-enum { SPLIT = 16384 /* elements below which waking a worker costs more than it saves */ };
-
 /* The sums of a piece; those of a group's first piece become its factors. */
 typedef union {
     double sum[3];
@@ -107,7 +105,7 @@ int instep_loss_regionwise(const instep_regionwise *call, int threads)
     work.piece = instep_allocate(work.all * sizeof *work.piece);
     if (work.piece == NULL) return -1;
     const size_t blocks = (work.all + work.block - 1) / work.block;
-    if (size < SPLIT) threads = 1;
+    if (size < INSTEP_LOSS_SPLIT) threads = 1;
     instep_parallel(blocks, threads, sum_block, &work);
     for (size_t g = 0; g < groups; ++g)
         call->score[g] = finish_group(work.piece + g * work.pieces, work.pieces,

@@ -57,6 +57,9 @@ typedef struct {
     double label_smoothing;
 } instep_loss_views;
 
+/* Elements of a loss below which waking a worker costs more than it saves. */
+enum { INSTEP_LOSS_SPLIT = 16384 };
+
 /* Returns a sum over elements (rows) [start, start + count) of the walk. */
 typedef double (*instep_span)(const instep_loss_views *views, size_t start, size_t count);
 
