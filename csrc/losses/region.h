@@ -5,8 +5,9 @@
  *     I = sum p t,   P = sum p,   T = sum t
  *     N = overlap_gain I + smooth,   D = overlap I + pred P + target T + smooth
  *     value    = 1 - N / D                                            0 where D = 0
- *     gradient = (N overlap - D overlap_gain) / D^2 t + N pred / D^2      times p (1 - p), from
- * logits
+ *     gradient = (N overlap - D overlap_gain) / D^2 t + N pred / D^2
+ *
+ * and, from logits, p (1 - p) times that.
  *
  * Two passes over the data: the sums, then the gradient. Elements whose mask is 0 or whose target
  * is `ignored` do not exist: they add nothing, and their gradient is 0 even where they are NaN. */
@@ -17,7 +18,9 @@ typedef struct {
     const uint8_t *kept;       /* NULL: all */
 } FN(region_tile);
 
+/* Where it lies if not in the arrays: decoded, then as what it becomes. */
 typedef struct {
+    _Alignas(64) REAL pred[INSTEP_TILE], target[INSTEP_TILE], mask[INSTEP_TILE];
     _Alignas(64) REAL p[INSTEP_TILE], t[INSTEP_TILE], slope[INSTEP_TILE];
     uint8_t kept[INSTEP_TILE];
 } FN(region_buffer);
@@ -55,29 +58,23 @@ static FN(region_tile) FN(load_region)(FN(region_buffer) * buffer, const instep_
                                        size_t start, size_t n)
 {
     const struct region_coefficients *c = (const void *)views->coefficients;
-    _Alignas(64) REAL scratch[INSTEP_TILE];
-    FN(region_tile)
-    tile = {.p = FN(borrow)(&views->pred, start, n, buffer->p),
-            .t = FN(borrow)(&views->target, start, n, buffer->t)};
+    FN(region_tile) tile = {.p = FN(borrow)(&views->pred, start, n, buffer->pred)};
+    tile.t = FN(borrow)(&views->target, start, n, buffer->target);
+    if (c->from_logits != 0) {
+        FN(sigmoids)(buffer->p, buffer->slope, tile.p, n);
+        tile.p = buffer->p;
+        tile.slope = buffer->slope;
+    }
     if (views->has_extra || c->ignored == c->ignored) { /* NaN: nothing is ignored */
         const REAL *mask = NULL;
-        if (views->has_extra) mask = FN(borrow)(&views->extra, start, n, scratch);
+        REAL *p = tile.slope ? buffer->pred : buffer->p; /* not where tile.p is */
+        if (views->has_extra) mask = FN(borrow)(&views->extra, start, n, buffer->mask);
         FN(keep)(buffer->kept, mask, tile.t, (REAL)c->ignored, n);
+        FN(hide)(p, tile.p, buffer->kept, n);
+        FN(hide)(buffer->t, tile.t, buffer->kept, n);
         tile.kept = buffer->kept;
-        FN(hide)(scratch, tile.t, tile.kept, n);
-        memcpy(buffer->t, scratch, n * sizeof(REAL));
+        tile.p = p;
         tile.t = buffer->t;
-    }
-    if (c->from_logits != 0) {
-        FN(sigmoids)(scratch, buffer->slope, tile.p, n);
-        tile.slope = buffer->slope;
-        memcpy(buffer->p, scratch, n * sizeof(REAL));
-        tile.p = buffer->p;
-    }
-    if (tile.kept) {
-        FN(hide)(scratch, tile.p, tile.kept, n);
-        memcpy(buffer->p, scratch, n * sizeof(REAL));
-        tile.p = buffer->p;
     }
     return tile;
 }

@@ -24,10 +24,10 @@ _OVERLAP_EFFORT = 1_000_000
 # ---- hyperparameters --------------------------------------------------------------------------
 
 
-def real(name: str, value: object) -> float:
+def real(name: str, value: object, wanted: str = "a number or a schedule") -> float:
     """Any finite number."""
     if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Real):
-        raise TypeError(f"{name} must be a number or a schedule, got {value!r}")
+        raise TypeError(f"{name} must be {wanted}, got {value!r}")
     try:
         number = float(value)
     except OverflowError:

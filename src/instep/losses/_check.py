@@ -1,6 +1,5 @@
 """Validation of what losses are given, and its messages."""
 
-import numbers
 from collections.abc import Mapping
 
 import numpy as np
@@ -16,9 +15,7 @@ _FLOATS = {np.dtype(np.float16), np.dtype(np.float32), np.dtype(np.float64)}
 
 def number(name: str, value: object) -> float:
     """Any finite number; unlike a hyperparameter, never a schedule."""
-    if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Real):
-        raise TypeError(f"{name} must be a number, got {value!r}")
-    return _check.real(name, value)
+    return _check.real(name, value, "a number")
 
 
 def positive(name: str, value: object) -> float:
