@@ -27,14 +27,38 @@ static pair multiply(pair a, pair b)
 }
 
 /* Both in one loop: each is a chain of dependent operations, and two run as fast as one. */
-void instep_powers(const double base[2], int64_t exponent, double power[2])
+static void raise_to(const double base[2], int64_t exponent, pair result[2])
 {
-    pair result[2] = {{1, 0}, {1, 0}}, square[2] = {{base[0], 0}, {base[1], 0}};
+    pair square[2] = {{base[0], 0}, {base[1], 0}};
+    result[0] = result[1] = (pair){1, 0};
     for (uint64_t left = (uint64_t)exponent; left > 0; left >>= 1) {
         for (int k = 0; k < 2; ++k) {
             if (left & 1) result[k] = multiply(result[k], square[k]);
             square[k] = multiply(square[k], square[k]);
         }
     }
-    for (int k = 0; k < 2; ++k) power[k] = result[k].high + result[k].low;
+}
+
+void instep_powers(const double base[2], int64_t exponent, double power[2],
+                   instep_power_memory *memory)
+{
+    instep_power_memory own = {.known = 0};
+    instep_power_memory *at = memory != NULL ? memory : &own;
+    const int64_t fine = exponent % 64, coarse = exponent - fine;
+    if (!at->known || at->exponent != coarse || at->base[0] != base[0] || at->base[1] != base[1]) {
+        pair found[2];
+        raise_to(base, coarse, found);
+        *at = (instep_power_memory){.known = 1, .exponent = coarse};
+        for (int k = 0; k < 2; ++k) {
+            at->base[k] = base[k];
+            at->high[k] = found[k].high;
+            at->low[k] = found[k].low;
+        }
+    }
+    pair rest[2];
+    raise_to(base, fine, rest);
+    for (int k = 0; k < 2; ++k) {
+        const pair result = multiply((pair){at->high[k], at->low[k]}, rest[k]);
+        power[k] = result.high + result.low;
+    }
 }

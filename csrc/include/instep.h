@@ -127,8 +127,17 @@ size_t instep_plan_bound(const instep_plan *plan);
  * sizes of the leaves alone. */
 double instep_plan_sum_squares(instep_plan *plan, double scale, int threads);
 
-/* Bring a row of coefficients to a 1-based step; `fresh`: the states are new. */
-void instep_rule_advance(int rule, double *row, int64_t step, int fresh);
+/* What instep_powers found last, to go on from: all zero at first, then not to be touched. */
+typedef struct {
+    double base[2], high[2], low[2];
+    int64_t exponent;
+    int known;
+} instep_power_memory;
+
+/* Bring a row of coefficients to a 1-based step; `fresh`: the states are new. `memory` (may be
+ * NULL) belongs to the row and changes nothing but the time taken. */
+void instep_rule_advance(int rule, double *row, int64_t step, int fresh,
+                         instep_power_memory *memory);
 
 /* Update every leaf with a bound gradient. `rows` holds INSTEP_MAX_COEFFICIENTS values per row,
  * in the order of instep_rule_coefficients. Writes parameters and states, nothing else;
@@ -140,8 +149,9 @@ size_t instep_allocations(void);
 
 /* power[k] = base[k] ** exponent for 0 <= base <= 1 and exponent >= 0, carried in double-double
  * arithmetic: the same bits on every platform (pow() of the C library is not), error below 1 ulp
- * for exponent < 2^40. */
-void instep_powers(const double base[2], int64_t exponent, double power[2]);
+ * for exponent < 2^40. `memory` (may be NULL) changes nothing but the time taken. */
+void instep_powers(const double base[2], int64_t exponent, double power[2],
+                   instep_power_memory *memory);
 
 /* ---- losses ---------------------------------------------------------------- */
 

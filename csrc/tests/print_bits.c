@@ -111,7 +111,7 @@ static void print_rule(int rule, instep_dtype dtype)
     for (int step = 0; step < 4; ++step) {
         shape_block(&gradient, types[step], 1, SIZE);
         fill_block(&gradient, EIGHTHS, 5 + step, 4);
-        instep_rule_advance(rule, row, step + 1, step == 0);
+        instep_rule_advance(rule, row, step + 1, step == 0, NULL);
         if (instep_plan_set_gradient(plan, 0, &gradient.array, 1) != 0) exit(1);
         hash = mix(hash, instep_plan_sum_squares(plan, 0.75, 1));
         instep_plan_step(plan, row, 1);
@@ -246,7 +246,7 @@ static void print_powers(void)
     for (int64_t exponent = 0; exponent < INT64_C(1) << 40; exponent = 3 * exponent + 1) {
         const double base[] = {0.9, 1 - 0x1p-30};
         double power[2];
-        instep_powers(base, exponent, power);
+        instep_powers(base, exponent, power, NULL);
         hash = mix(mix(hash, power[0]), power[1]);
     }
     print_hash("powers", "f64", hash);

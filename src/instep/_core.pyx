@@ -40,6 +40,8 @@ cdef extern from "instep.h" nogil:
         instep_dtype dtype
     ctypedef struct instep_plan:
         pass
+    ctypedef struct instep_power_memory:
+        pass
     ctypedef struct instep_elementwise:
         instep_array pred
         instep_array target
@@ -77,7 +79,8 @@ cdef extern from "instep.h" nogil:
     const char *instep_rule_states(int rule)
     const char *instep_rule_coefficients(int rule)
     int instep_rule_derived(int rule)
-    void instep_rule_advance(int rule, double *row, int64_t step, int fresh)
+    void instep_rule_advance(int rule, double *row, int64_t step, int fresh,
+                             instep_power_memory *memory)
     int instep_loss_count()
     const char *instep_loss_name(int loss)
     const char *instep_loss_coefficients(int loss)
@@ -186,6 +189,7 @@ cdef class Row:
     cdef public bint active  # they take part in this step
     cdef int rule_number
     cdef double[INSTEP_MAX_COEFFICIENTS] coefficients
+    cdef instep_power_memory powers
 
     def set(self, int rule, double sign, tuple coefficients):
         """Use `rule` with these coefficients behind gradient_scale and gradient_limit."""
@@ -339,7 +343,7 @@ cdef class Plan:
                 memcpy(at, row.coefficients, sizeof(row.coefficients))
                 at[0] *= scale
                 at[1] = limit
-                instep_rule_advance(row.rule_number, at, row.steps + 1, row.fresh)
+                instep_rule_advance(row.rule_number, at, row.steps + 1, row.fresh, &row.powers)
         self.update(threads)
         for k in range(self.row_count):
             row = <Row>self.row_list[k]
