@@ -12,7 +12,7 @@ import numpy as np
 from instep import _check, config
 from instep._check import Array
 from instep.optim.groups import Check, Group, Values, is_group_list
-from instep.optim.leaves import RULES, Cohort, Leaf, Leaves, given, labels_of
+from instep.optim.leaves import GRADIENT, RULES, Cohort, Leaf, Leaves, given, labels_of
 from instep.optim.norm import count_nonfinite, gradient_norm
 from instep.optim.options import Option
 from instep.optim.report import StepReport
@@ -179,7 +179,7 @@ class Optimizer:
         """
         with self._lock:
             if self._buffers is None:
-                self._buffers = [leaf.new_state() for leaf in self._leaves.all]
+                self._buffers = [leaf.new_array(GRADIENT) for leaf in self._leaves.all]
             trees = [
                 group.structure.build([self._buffers[i] for i in group.leaves])
                 for group in self._groups

@@ -24,6 +24,10 @@ def given(rule: str) -> tuple[str, ...]:
 
 
 _LINE = 64  # bytes of a cache line
+_PAGE = 4096
+_APART = 768  # bytes between streams within a page
+GRADIENT = 4  # the stream behind the parameter (0) and its states, three at most
+_LARGE = 16 * _PAGE  # where a page more is nothing
 
 
 @dataclass(slots=True)
@@ -36,16 +40,19 @@ class Leaf:
     parameter: Array
     state: dict[str, Array] = field(default_factory=dict)
 
-    def new_state(self) -> Array:
+    def new_array(self, stream: int) -> Array:
         """Zeros of the parameter's shape and dtype, dense in the parameter's memory order.
 
-        They lie as the parameter does relative to cache lines: csrc/step.h starts its vectors
-        where the parameter's lines start."""
+        It lies as the parameter does relative to cache lines: csrc/step.h starts its vectors where
+        the parameter's lines start. Large ones lie `stream` times _APART further in their page:
+        stores and loads that agree in the last 12 bits of the address can wait for each other."""
         like = self.parameter
         # As csrc/view.c walks: axes by falling |stride|.
         order = sorted(range(like.ndim), key=lambda axis: -abs(like.strides[axis]))
-        room = np.zeros(like.size + _LINE // like.itemsize, like.dtype)
-        skip = (like.ctypes.data - room.ctypes.data) % _LINE // like.itemsize
+        large = like.nbytes >= _LARGE
+        unit, offset = (_PAGE, _APART * stream) if large else (_LINE, 0)
+        room = np.zeros(like.size + unit // like.itemsize, like.dtype)
+        skip = (like.ctypes.data + offset - room.ctypes.data) % unit // like.itemsize
         zeros = room[skip : skip + like.size].reshape([like.shape[axis] for axis in order])
         return zeros.transpose(np.argsort(order)) if order else zeros
 
@@ -205,7 +212,12 @@ class Leaves:
         number, names = RULES[cohort.group.rule][:2]
         leaves = [self.all[i] for i in cohort.leaves]
         new = [
-            {name: leaf.new_state() for name in names if name not in leaf.state} for leaf in leaves
+            {
+                name: leaf.new_array(stream)
+                for stream, name in enumerate(names, 1)
+                if name not in leaf.state
+            }
+            for leaf in leaves
         ]
         for i, leaf, states in zip(cohort.leaves, leaves, new, strict=True):
             leaf.state.update(states)

@@ -168,7 +168,7 @@ def _checked_entry(opt: Optimizer, leaf: Leaf, entry: Any) -> tuple[int, dict[st
             raise ValueError(
                 f"{where}[{name!r}] has shape {array.shape}, the parameter {leaf.parameter.shape}"
             )
-        states[name] = leaf.new_state()
+        states[name] = leaf.new_array(1 + len(states))
         with np.errstate(over="ignore"):
             states[name][...] = array
     steps = _count(f"{where}['step']", entry["step"])
