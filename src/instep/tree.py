@@ -69,6 +69,9 @@ class Structure:
         """
         if self._kind is None:
             return [tree]
+        # What most steps get, for a third of the cost of the general way.
+        if self.flat and type(tree) is list and len(tree) == self.size and self._kind is not dict:
+            return tree.copy()
         leaves: list[Any] = []
         self._collect(tree, leaves, root)
         return leaves
