@@ -26,6 +26,8 @@ _OVERLAP_EFFORT = 1_000_000
 
 def real(name: str, value: object, wanted: str = "a number or a schedule") -> float:
     """Any finite number."""
+    if type(value) is float and math.isfinite(value):
+        return value  # nearly always, and once per step of a schedule
     if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name} must be {wanted}, got {value!r}")
     try:
@@ -259,4 +261,8 @@ def gradient_overlap(path: str, array: Array, others: Iterable[tuple[str, Array]
 
 def scheduled(check: Callable[[str, object], float], name: str, schedule: Any, step: int) -> float:
     """The value of a schedule at a step, checked like a constant."""
-    return check(f"{name} (its schedule at step {step})", schedule(step))
+    value = schedule(step)
+    try:
+        return check(name, value)
+    except (TypeError, ValueError):  # the name in full only where it is read
+        return check(f"{name} (its schedule at step {step})", value)

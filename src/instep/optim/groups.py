@@ -59,6 +59,7 @@ class Group:
         self.leaves = leaves
         self.values: dict[str, Any] = {}  # at the current step
         self.scheduled: Scheduled = []
+        self._names: frozenset[str] = frozenset()  # of what is scheduled
         self.rule = ""
         self._params = options["params"]
         self._checks = checks
@@ -92,6 +93,7 @@ class Group:
 
     def _adopt(self, checked: Checked) -> None:
         self.values, self.scheduled, self.rule = checked
+        self._names = _names(self.scheduled)
         if "betas" in self.options:  # a list could be changed unnoticed
             dict.__setitem__(self.options, "betas", tuple(self.options["betas"]))
 
@@ -108,7 +110,7 @@ class Group:
                 pair = list(values[name])
                 pair[k] = _check.scheduled(check, f"{name}[{k}]", schedule, step)
                 values[name] = tuple(pair)
-        self.rule = self._rule_of(values, _names(self.scheduled))
+        self.rule = self._rule_of(values, self._names)
         self.values = values
 
 
