@@ -14,7 +14,7 @@ from setuptools.modified import newer_group
 
 SOURCES = sorted(path.as_posix() for path in Path("csrc").glob("*.c"))
 DEPENDS = sorted(path.as_posix() for path in Path("csrc").rglob("*.[ch]"))
-DEPENDS += ["csrc/kernels.def", "setup.py", "src/instep/_losses.pxi"]
+DEPENDS += ["csrc/kernels.def", "setup.py", *map(str, Path("src").rglob("*.pxi"))]
 SANITIZE = os.environ.get("INSTEP_SANITIZE")  # e.g. "address,undefined"
 ABI3 = os.environ.get("INSTEP_ABI3", "1") == "1" and not sysconfig.get_config_var("Py_GIL_DISABLED")
 

@@ -1,5 +1,5 @@
-from collections.abc import Sequence
-from typing import Any, Self
+from collections.abc import Callable, Sequence
+from typing import Any, Self, final
 
 import numpy as np
 import numpy.typing as npt
@@ -34,6 +34,27 @@ class Plan:
     def sum_squares(self, scale: float, threads: int) -> float: ...
     def step(self, scale: float, limit: float, threads: int) -> None: ...
 
+@final
+class Steady:
+    lock: Any
+    steps: int
+    @property
+    def ready(self) -> bool: ...
+    def open(
+        self,
+        plan: Plan,
+        options: list[Any],
+        flatten: Callable[[Any, str], list[Any]],
+        flat: bool,
+        report: type,
+        lr: float,
+        threads: int,
+    ) -> None: ...
+    def close(self) -> None: ...
+    def take(self, gradients: Any) -> Any: ...
+
+def set_threads(threads: int) -> None: ...
+def get_threads() -> int: ...
 def register_bfloat16(dtype: np.dtype[Any]) -> None: ...
 def elementwise(
     loss: int,

@@ -56,7 +56,7 @@ def _select_isa() -> None:
 
 
 _select_isa()
-_threads = _initial_threads()
+_core.set_threads(_initial_threads())
 
 
 def set_num_threads(threads: int) -> None:
@@ -70,13 +70,12 @@ def set_num_threads(threads: int) -> None:
         At least 1. The start value is ``INSTEP_NUM_THREADS``, else the number of CPUs this
         process may use (affinity and control-group quota).
     """
-    global _threads
-    _threads = _check.thread_count("threads", threads)
+    _core.set_threads(_check.thread_count("threads", threads))
 
 
 def get_num_threads() -> int:
     """How many threads a step or a loss may use."""
-    return _threads
+    return _core.get_threads()
 
 
 def isa() -> str:

@@ -20,7 +20,7 @@ class Structure:
         Any nesting; dicts keep their order.
     """
 
-    __slots__ = ("_get", "_kind", "children", "flat", "keys", "size")
+    __slots__ = ("_get", "_kind", "children", "flat", "flat_list", "keys", "size")
 
     def __init__(self, tree: Any) -> None:
         self.keys: tuple[Any, ...] = ()
@@ -38,6 +38,7 @@ class Structure:
         self.size: int = 1 if self.is_leaf else sum(child.size for child in self.children)
         # All children are leaves: one itemgetter call collects them.
         self.flat = all(child.is_leaf for child in self.children)
+        self.flat_list = self.flat and self._kind in (list, tuple)
         if self._kind is dict and len(self.keys) > 1:
             self._get = itemgetter(*self.keys)
 
@@ -69,8 +70,7 @@ class Structure:
         """
         if self._kind is None:
             return [tree]
-        # What most steps get, for a third of the cost of the general way.
-        if self.flat and type(tree) is list and len(tree) == self.size and self._kind is not dict:
+        if self.flat_list and type(tree) is list and len(tree) == self.size:
             return tree.copy()
         leaves: list[Any] = []
         self._collect(tree, leaves, root)

@@ -4,12 +4,12 @@ import math
 import os
 import threading
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 
-from instep import _check, config
+from instep import _check, _core, config
 from instep._check import Array
 from instep.optim.groups import Check, Group, Values, is_group_list
 from instep.optim.leaves import GRADIENT, RULES, Cohort, Leaf, Leaves, given, labels_of
@@ -20,16 +20,18 @@ from instep.optim.state_dict import LoadReport, load, save
 from instep.tree import Structure
 
 _NOT_GIVEN: Any = object()
+_ONE = 1.0
 _INFINITY = math.inf
 _LARGEST_FLOAT32 = float(np.finfo(np.float32).max)
-_BEGUN = ("_lock", "_stepping", "_checks", "steps", "_groups", "_leaves")  # by `_begin`
+_BEGUN = ("_steady", "_lock", "_stepping", "_checks", "_groups", "_leaves")
 _living: "weakref.WeakSet[Optimizer]" = weakref.WeakSet()
 
 
 def _unlock_in_child() -> None:
     """A thread that held a lock when the process forked does not exist in the child."""
     for optimizer in _living:
-        optimizer._lock, optimizer._stepping = threading.RLock(), False
+        optimizer._lock = optimizer._steady.lock = threading.RLock()
+        optimizer._stepping = False
 
 
 if hasattr(os, "register_at_fork"):
@@ -70,21 +72,19 @@ class Optimizer:
         self._nonfinite: str
         self._threads: int | None
         self.defaults = {**defaults, "maximize": maximize}
+        self._buffers: list[Array] | None = None
+        self._listed = is_group_list(params)
+        self._begin(params if self._listed else [{"params": params}])
         self.clip_norm = clip_norm
         self.clip_value = clip_value
         self.nonfinite = nonfinite
         self.threads = threads
-        self._buffers: list[Array] | None = None
-        self._listed = is_group_list(params)
-        self._lone = isinstance(params, np.ndarray)  # one array, in no container
-        self._begin(params if self._listed else [{"params": params}])
 
     def _begin(self, groups: Sequence[Any]) -> None:
-        self._lock = threading.RLock()
+        self._steady = _core.Steady()
+        self._lock = self._steady.lock = threading.RLock()
         self._stepping = False
         self._checks = {**self.hyperparameters, "maximize": _check.flag}
-        self.steps: int = 0
-        """Steps applied so far."""
         self._groups: list[Group] = []
         self._leaves = Leaves()
         for group in groups:
@@ -111,6 +111,11 @@ class Optimizer:
         """The coefficients of the rule; csrc/coefficients.c adds what depends on the step."""
         raise NotImplementedError
 
+    @property
+    def steps(self) -> int:
+        """Steps applied so far."""
+        return self._steady.steps
+
     # ---- options ---------------------------------------------------------------------------
 
     @property
@@ -135,7 +140,7 @@ class Optimizer:
             if self._stepping:
                 raise self._within_step("add_param_group")
             self._append_group(group)
-            self._lone, self._buffers = False, None
+            self._buffers = None
 
     def _append_group(self, options: Any) -> None:
         index = len(self._groups)
@@ -164,6 +169,7 @@ class Optimizer:
             ]
         members = range(len(present), len(present) + len(leaves))
         group = Group({**self.defaults, **options}, structure, members, self._checks, self._rule)
+        self._steady.close()
         self._leaves.replace([*present, *leaves], Cohort(group, list(members)))
         self._groups.append(group)
         self._listed = listed
@@ -196,24 +202,29 @@ class Optimizer:
             return self._buffers
         if grads is None:
             raise TypeError("grads is None; pass gradients nested like the parameters")
-        if not self._listed:
-            return self._groups[0].structure.flatten(grads, "grads")
+        return self._flattener(grads, "grads")
+
+    @property
+    def _flattener(self) -> Callable[[Any, str], list[Any]]:
+        return self._flatten_groups if self._listed else self._groups[0].structure.flatten
+
+    def _flatten_groups(self, grads: Any, root: str) -> list[Any]:
         if not isinstance(grads, list | tuple):
             raise TypeError(
-                f"grads must be a list with one tree per group, got {type(grads).__name__}"
+                f"{root} must be a list with one tree per group, got {type(grads).__name__}"
             )
         if len(grads) != len(self._groups):
             raise ValueError(
-                f"grads has {len(grads)} trees for {len(self._groups)} groups; give one per group"
+                f"{root} has {len(grads)} trees for {len(self._groups)} groups; give one per group"
             )
         flat: list[Any] = []
         for k, (group, tree) in enumerate(zip(self._groups, grads, strict=True)):
-            flat += group.structure.flatten(tree, f"grads[{k}]")
+            flat += group.structure.flatten(tree, f"{root}[{k}]")
         return flat
 
     # ---- the step --------------------------------------------------------------------------
 
-    def step(self, grads: Any = _NOT_GIVEN, *, grad_scale: float = 1.0) -> StepReport:
+    def step(self, grads: Any = _NOT_GIVEN, *, grad_scale: float = _ONE) -> StepReport:
         """Update the parameters in place.
 
         All checks come first: a step happens whole or not at all.
@@ -242,12 +253,20 @@ class Optimizer:
         RuntimeError
             Called by a schedule of this optimizer in its step. Nothing has been written.
         """
+        if grad_scale is _ONE and grads is not _NOT_GIVEN:
+            report: StepReport | None = self._steady.take(grads)
+            if report is not None:
+                return report
+        return self._step(grads, grad_scale)
+
+    def _step(self, grads: Any, grad_scale: float) -> StepReport:
         lock = self._lock  # a schedule may fork, and the child's optimizer gets another one
         lock.acquire()  # half the cost of `with`
         if self._stepping:
             lock.release()
             raise self._within_step("step")
         self._stepping = True
+        self._steady.close()
         try:
             step = self.steps
             for group in self._groups:
@@ -262,8 +281,7 @@ class Optimizer:
             if type(grad_scale) is not float or grad_scale != 1.0:
                 grad_scale = _check.positive("grad_scale", grad_scale)
             threads = self._threads or config.get_num_threads()
-            lone = self._lone and type(grads) is np.ndarray
-            gradients = self._leaves.bind([grads] if lone else self._flatten(grads))
+            gradients = self._leaves.bind(self._flatten(grads))
 
             scale = unscale = 1.0 / grad_scale
             norm = bad = None
@@ -279,13 +297,29 @@ class Optimizer:
                     if bad:
                         return StepReport(step, lr, False, norm, bad)
 
-            limit = _INFINITY if limit is None else limit
+            unlimited = limit is None
+            limit = _INFINITY if unlimited else limit
             self._leaves.update(scale, limit, self._coefficients, threads)
-            self.steps = step = step + 1
+            self._steady.steps = step = step + 1
+            if clip_norm is None and unlimited and policy == "propagate":
+                self._open_steady(lr)
             return _report(StepReport, (step, lr, True, norm, bad))
         finally:
             self._stepping = False
             lock.release()
+
+    def _open_steady(self, lr: float) -> None:
+        """Let the next step take the short way, if it will be like this one."""
+        if self._leaves.partial:
+            return
+        for group in self._groups:
+            if group.scheduled:
+                return
+        options = [group.options for group in self._groups]
+        flat = not self._listed and self._groups[0].structure.flat_list
+        self._steady.open(
+            self._leaves.plan, options, self._flattener, flat, StepReport, lr, self._threads or 0
+        )
 
     def _within_step(self, method: str) -> RuntimeError:
         return RuntimeError(

@@ -100,8 +100,8 @@ class Leaves:
     def __init__(self) -> None:
         self.all: list[Leaf] = []
         self.cohorts: list[Cohort] = []
-        self._plan = _core.Plan([])
-        self._partial = False
+        self.plan = _core.Plan([])
+        self.partial = False
 
     # ---- membership ------------------------------------------------------------------------
 
@@ -116,7 +116,7 @@ class Leaves:
         arrays = [leaf.parameter for leaf in leaves]
         _check.disjoint(arrays, [leaf.path for leaf in leaves])
         plan = _core.Plan(arrays)
-        self.all, self._plan = leaves, plan
+        self.all, self.plan = leaves, plan
         self.replace_cohorts([*self.cohorts, cohort])
 
     def replace_cohorts(self, cohorts: list[Cohort]) -> None:
@@ -128,7 +128,7 @@ class Leaves:
             names = RULES[cohort.group.rule][1]
             if names and all(name in self.all[cohort.leaves[0]].state for name in names):
                 self._allocate(cohort)
-        self._plan.finish()
+        self.plan.finish()
         self._set_cohorts(cohorts)
 
     def _set_cohorts(self, cohorts: list[Cohort]) -> None:
@@ -136,7 +136,7 @@ class Leaves:
         for row, cohort in enumerate(cohorts):
             for leaf in cohort.leaves:
                 rows[leaf] = row
-        self._plan.set_rows(rows, cohorts)
+        self.plan.set_rows(rows, cohorts)
         self.cohorts = cohorts
 
     def steps(self) -> dict[int, int]:
@@ -154,30 +154,30 @@ class Leaves:
 
     def bind(self, gradients: list[Any]) -> list[Any]:
         """Hand the gradients to the core; convert or refuse those it does not take as they are."""
-        stop = self._plan.bind(gradients)
-        if stop == _ALL_BOUND and not self._partial:
+        stop = self.plan.bind(gradients)
+        if stop == _ALL_BOUND and not self.partial:
             return gradients
         gradients = list(gradients)
         while stop >= 0:
             leaf, trusted = self.all[stop], -1
-            if self._plan.reason == _core.READ_ONLY:
+            if self.plan.reason == _core.READ_ONLY:
                 raise _check.read_only(leaf.path, leaf.parameter)
-            if self._plan.reason == _core.WRONG_SHAPE:
+            if self.plan.reason == _core.WRONG_SHAPE:
                 shape = leaf.parameter.shape
                 raise _check.gradient_shape(leaf.grad_path, gradients[stop], shape)
-            if self._plan.reason == _core.MAY_OVERLAP:
+            if self.plan.reason == _core.MAY_OVERLAP:
                 _check.gradient_overlap(leaf.grad_path, gradients[stop], self.written())
                 trusted = stop
             else:
                 gradients[stop] = _check.gradient(leaf.grad_path, gradients[stop])
-            stop = self._plan.bind_from(gradients, stop, trusted)
-        self._partial = stop != _ALL_BOUND
+            stop = self.plan.bind_from(gradients, stop, trusted)
+        self.partial = stop != _ALL_BOUND
         self._mark_active(gradients)
         return gradients
 
     def _mark_active(self, gradients: list[Any]) -> None:
         """Say which cohorts take part; one of which only some leaves do is split first."""
-        counts = self._plan.bound_per_row(gradients)
+        counts = self.plan.bound_per_row(gradients)
         sizes = [len(cohort.leaves) for cohort in self.cohorts]
         if any(0 < count < size for count, size in zip(counts, sizes, strict=True)):
             parts: dict[Any, Cohort] = {}
@@ -196,7 +196,7 @@ class Leaves:
 
     def sum_squares(self, scale: float, threads: int) -> float:
         """Sum of (scale * g)^2 over the bound gradients, in float64."""
-        return self._plan.sum_squares(scale, threads)
+        return self.plan.sum_squares(scale, threads)
 
     def _allocate_active(self) -> None:
         """Make the states that the active cohorts' rules need and have not got."""
@@ -206,7 +206,7 @@ class Leaves:
                 self._allocate(cohort)
                 changed = True
         if changed:
-            self._plan.finish()
+            self.plan.finish()
 
     def _allocate(self, cohort: Cohort) -> None:
         number, names = RULES[cohort.group.rule][:2]
@@ -221,7 +221,7 @@ class Leaves:
         ]
         for i, leaf, states in zip(cohort.leaves, leaves, new, strict=True):
             leaf.state.update(states)
-            self._plan.set_rule(i, number, tuple([leaf.state[name] for name in names]))
+            self.plan.set_rule(i, number, tuple([leaf.state[name] for name in names]))
             cohort.fresh = cohort.fresh or bool(states)
         cohort.rule = cohort.group.rule
 
@@ -230,7 +230,7 @@ class Leaves:
         for cohort in self.cohorts:
             if cohort.values is not cohort.group.values and cohort.active:
                 self._hand_over(cohort, coefficients)
-        self._plan.step(scale, limit, threads)
+        self.plan.step(scale, limit, threads)
 
     def _hand_over(self, cohort: Cohort, coefficients: Coefficients) -> None:
         """Give the core the rule of a cohort and what of its coefficients no step changes."""

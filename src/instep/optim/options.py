@@ -29,6 +29,7 @@ class Option:
 
     def __set__(self, instance: Any, value: Any) -> None:
         setattr(instance, "_" + self._name, self.checked(value))
+        instance._steady.close()
 
     def checked(self, value: Any) -> Any:
         """What `value` would be set to."""

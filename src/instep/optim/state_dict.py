@@ -31,6 +31,7 @@ def save(opt: Optimizer) -> dict[str, Any]:
     with opt._lock:
         for group in opt._groups:
             if group.options.changed:
+                opt._steady.close()
                 group.refresh()  # what is saved can be loaded
         return {
             "version": VERSION,
@@ -82,7 +83,8 @@ def load(opt: Optimizer, state: Mapping[str, Any], strict: bool) -> LoadReport:
         for i, leaf in enumerate(opt._leaves.all):
             leaf.state = entries[i][1] if i in entries else {}
         opt._leaves.replace_cohorts(cohorts)
-        opt.steps = steps
+        opt._steady.close()
+        opt._steady.steps = steps
         return report
 
 
@@ -155,7 +157,7 @@ def _checked_entry(opt: Optimizer, leaf: Leaf, entry: Any) -> tuple[int, dict[st
         raise ValueError(f"{where} must be a dict with 'step' and arrays, got {entry!r:.80}")
     complete = [set(RULES[rule][1]) for rule in RULES if given(rule) == opt.coefficients]
     known = set().union(*complete)
-    states = {}
+    states: dict[str, Array] = {}
     for name, value in entry.items():
         if name == "step":
             continue

@@ -1,0 +1,254 @@
+"""What an optimizer keeps in the core: rows of coefficients, the plan of its leaves, and the way
+of a step for which there is nothing to decide."""
+
+
+@cython.auto_pickle(False)
+cdef class Row:
+    """What leaves with the same coefficients share. The step keeps `steps` and `fresh`."""
+
+    cdef public int64_t steps
+    cdef public bint fresh  # their states have not been written yet
+    cdef public bint active  # they take part in this step
+    cdef int rule_number
+    cdef double[INSTEP_MAX_COEFFICIENTS] coefficients
+    cdef instep_power_memory powers
+
+    def set(self, int rule, double sign, tuple coefficients):
+        """Use `rule` with these coefficients behind gradient_scale and gradient_limit."""
+        cdef int k
+        if len(coefficients) > INSTEP_MAX_COEFFICIENTS - 2:
+            raise IndexError(len(coefficients))
+        self.rule_number = rule
+        self.coefficients[0] = sign
+        for k in range(len(coefficients)):
+            self.coefficients[2 + k] = coefficients[k]
+
+
+@cython.auto_pickle(False)
+cdef class Plan:
+    """The leaves of one optimizer. Not safe for concurrent use: the optimizer holds a lock."""
+
+    cdef instep_plan *plan
+    cdef double *rows
+    cdef int *row_of
+    cdef int *counts
+    cdef int leaves, row_capacity, row_count
+    cdef list parameters
+    cdef list states
+    cdef list row_list
+    cdef readonly int reason
+    cdef int bound
+
+    def __cinit__(self, list parameters):
+        cdef int leaf
+        cdef instep_array array
+        self.leaves = len(parameters)
+        self.parameters = parameters
+        self.states = [None] * self.leaves
+        self.plan = instep_plan_create(self.leaves)
+        self.row_of = <int *>PyMem_Calloc(self.leaves + 1, sizeof(int))
+        if self.plan == NULL or self.row_of == NULL:
+            raise MemoryError
+        for leaf in range(self.leaves):
+            array = describe(parameters[leaf], float_code(parameters[leaf]))
+            if array.dtype > INSTEP_FLOAT64 or instep_plan_set_parameter(self.plan, leaf, &array):
+                raise MemoryError
+        self.finish()
+
+    def __dealloc__(self):
+        instep_plan_destroy(self.plan)
+        PyMem_Free(self.rows)
+        PyMem_Free(self.row_of)
+        PyMem_Free(self.counts)
+
+    def finish(self):
+        """Call after the last of a series of set_rule."""
+        if instep_plan_finish(self.plan):
+            raise MemoryError
+
+    def set_rule(self, int leaf, int rule, tuple states):
+        """Use `rule` with `states`: writable arrays of the parameter's shape and dtype."""
+        cdef instep_array arrays[INSTEP_MAX_STATES]
+        cdef int k
+        for k in range(len(states)):
+            arrays[k] = describe(states[k], float_code(states[k]))
+        instep_plan_set_rule(self.plan, leaf, rule, arrays)
+        self.states[leaf] = states
+
+    def set_rows(self, list row_of_leaf, list rows):
+        """The rows of coefficients, and which of them each leaf has."""
+        cdef int leaf, row, count = len(rows)
+        if count > self.row_capacity:
+            PyMem_Free(self.rows)
+            PyMem_Free(self.counts)
+            self.row_capacity = 0
+            self.rows = <double *>PyMem_Calloc(count * INSTEP_MAX_COEFFICIENTS, sizeof(double))
+            self.counts = <int *>PyMem_Calloc(count, sizeof(int))
+            if self.rows == NULL or self.counts == NULL:
+                raise MemoryError
+            self.row_capacity = count
+        self.row_count = count
+        self.row_list = rows
+        for leaf in range(self.leaves):
+            row = row_of_leaf[leaf]
+            self.row_of[leaf] = row
+            instep_plan_set_row(self.plan, leaf, row)
+
+    def bind(self, list gradients):
+        """Bind this step's gradients; None: no part in it.
+
+        ALL_BOUND, SOME_BOUND, or the leaf where it stopped: `reason` says why."""
+        self.bound = 0
+        return self.bind_rest(gradients, 0, -1)
+
+    def bind_from(self, list gradients, int start, int trusted):
+        """Go on from leaf `start`. `trusted`: a leaf known to be clear of all writes, or -1."""
+        return self.bind_rest(gradients, start, trusted)
+
+    cdef int bind_rest(self, list gradients, int start, int trusted) except? -9:
+        cdef int leaf, status
+        cdef int code
+        cdef instep_array array
+        cdef object gradient
+        if len(gradients) != self.leaves:
+            raise ValueError("one gradient per leaf")
+        for leaf in range(start, self.leaves):
+            gradient = gradients[leaf]
+            if gradient is None:
+                instep_plan_set_gradient(self.plan, leaf, NULL, 0)
+                continue
+            if not cnp.PyArray_ISWRITEABLE(<cnp.ndarray>self.parameters[leaf]):
+                self.reason = READ_ONLY
+                return leaf
+            if not cnp.PyArray_CheckExact(gradient):
+                self.reason = NOT_AN_ARRAY
+                return leaf
+            code = float_code(<cnp.ndarray>gradient)
+            if code < 0:
+                self.reason = WRONG_DTYPE
+                return leaf
+            array = describe(<cnp.ndarray>gradient, code)
+            status = instep_plan_set_gradient(self.plan, leaf, &array, leaf == trusted)
+            if status:
+                self.reason = status
+                return leaf
+            self.bound += 1
+        return ALL_BOUND if self.bound == self.leaves else SOME_BOUND
+
+    def bound_per_row(self, list gradients):
+        """How many of the leaves of each row have a gradient."""
+        cdef int leaf, row
+        for row in range(self.row_count):
+            self.counts[row] = 0
+        for leaf in range(self.leaves):
+            if gradients[leaf] is not None:
+                self.counts[self.row_of[leaf]] += 1
+        return [self.counts[row] for row in range(self.row_count)]
+
+    def sum_squares(self, double scale, int threads):
+        cdef double total
+        if instep_plan_bound(self.plan) < KEEP_GIL:
+            return instep_plan_sum_squares(self.plan, scale, threads)
+        with nogil:
+            total = instep_plan_sum_squares(self.plan, scale, threads)
+        return total
+
+    cpdef step(self, double scale, double limit, int threads):
+        """Update all bound leaves with their gradients scaled and clipped to +-limit."""
+        cdef Row row
+        cdef double *at
+        cdef int k
+        for k in range(self.row_count):
+            row = <Row>self.row_list[k]
+            if row.active:
+                at = self.rows + k * INSTEP_MAX_COEFFICIENTS
+                memcpy(at, row.coefficients, sizeof(row.coefficients))
+                at[0] *= scale
+                at[1] = limit
+                instep_rule_advance(row.rule_number, at, row.steps + 1, row.fresh, &row.powers)
+        self.update(threads)
+        for k in range(self.row_count):
+            row = <Row>self.row_list[k]
+            if row.active:
+                row.steps += 1
+                row.fresh = False
+
+    cdef void update(self, int threads) noexcept:
+        if instep_plan_bound(self.plan) < KEEP_GIL:
+            instep_plan_step(self.plan, self.rows, threads)
+            return
+        with nogil:
+            instep_plan_step(self.plan, self.rows, threads)
+
+
+@cython.auto_pickle(False)
+cdef class Steady:
+    """Takes the steps for which there is nothing to decide: no schedule, no clipping, no check of
+    gradients, all of which come, and the options, states and leaves of the step before.
+
+    Python opens it after a step that was such; what changes any of this closes it."""
+
+    cdef public object lock
+    cdef public int64_t steps
+    cdef readonly bint ready
+    cdef Plan plan
+    cdef object flatten, report, new_report, lr
+    cdef list options
+    cdef bint flat
+    cdef int threads
+
+    def open(self, Plan plan, list options, object flatten, bint flat, object report, object lr,
+             int threads):
+        """`options`: have they `changed`? `flatten(grads, "grads")` makes a list of gradients;
+        `flat`: a list is one already."""
+        self.plan = plan
+        self.options = options
+        self.flatten = flatten
+        self.flat = flat
+        self.report = report
+        self.new_report = tuple.__new__
+        self.lr = lr
+        self.threads = threads
+        self.ready = True
+
+    def close(self):
+        self.ready = False
+
+    def take(self, gradients):
+        """The report of the step, or None, with nothing written, where it is not for here."""
+        if not self.ready:
+            return None
+        cdef list flat
+        if self.flat and type(gradients) is list:
+            flat = list(gradients)
+        else:
+            flat = self.flatten(gradients, "grads")
+        lock = self.lock
+        lock.acquire()
+        try:
+            if not self.ready or len(flat) != self.plan.leaves:
+                return None  # another thread came first
+            for options in self.options:
+                if options.changed:
+                    return None
+            self.plan.bound = 0
+            if self.plan.bind_rest(flat, 0, -1) != ALL_BOUND:
+                return None
+            self.plan.step(1.0, INFINITY, self.threads if self.threads > 0 else default_threads)
+            self.steps += 1
+            return self.new_report(self.report, (self.steps, self.lr, True, None, None))
+        finally:
+            lock.release()
+
+
+# How many threads a step may take where its optimizer does not say.
+cdef int default_threads = 1
+
+
+def set_threads(int threads):
+    global default_threads
+    default_threads = threads
+
+
+def get_threads():
+    return default_threads

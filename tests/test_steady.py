@@ -1,0 +1,214 @@
+"""The short way of a step, open while nothing needs deciding: it does what the long way does, and
+whatever changes what a step must do closes it."""
+
+import copy
+import pickle
+
+import numpy as np
+import pytest
+
+import instep
+
+
+def gradient(seed, shape=(7,), dtype=np.float32):
+    return np.random.default_rng(seed).standard_normal(shape).astype(dtype)
+
+
+def optimizers(**options):
+    """Two alike: what `long` does in `compare` never takes the short way."""
+    return [instep.AdamW([np.ones(7, np.float32), np.ones(3)], lr=0.1, **options) for _ in range(2)]
+
+
+def is_open(opt):
+    """Whether the next step would take the short way, asked without taking it."""
+    before = opt.param_groups[0]["params"][0].copy()
+    report = opt._steady.take([np.zeros(7, np.float32), None])  # None sends it the long way
+    assert report is None and np.array_equal(opt.param_groups[0]["params"][0], before)
+    return opt._steady.ready
+
+
+def compare(short, long, steps=3, start=0, short_way=True):
+    for k in range(start, start + steps):
+        grads = [gradient(k), gradient(k + 100, (3,), np.float64)]
+        long._steady.close()
+        reports = short.step(grads), long.step(grads)
+        assert reports[0] == reports[1] and type(reports[0]) is instep.StepReport
+    assert short.steps == long.steps
+    for left, right in zip(arrays(short), arrays(long), strict=True):
+        assert left.tobytes() == right.tobytes()
+    assert is_open(short) == short_way
+
+
+def arrays(opt):
+    for entry in opt.state.values():
+        yield from (value for value in entry.values() if isinstance(value, np.ndarray))
+    for group in opt.param_groups:
+        yield from group["params"]
+
+
+def lower(opt):
+    opt.param_groups[0]["lr"] = 0.01
+
+
+def lower_and_save(opt):
+    lower(opt)
+    opt.state_dict()  # looks at what changed
+
+
+def replace_betas(opt):
+    opt.param_groups[0]["betas"] = (0.5, 0.9)
+
+
+def set_to(name, value):
+    return lambda opt: setattr(opt, name, value)
+
+
+def reload(opt):
+    other = instep.AdamW([np.ones(7, np.float32), np.ones(3)], lr=0.3)
+    for k in range(4):
+        other.step([gradient(k + 50), None])
+    opt.load_state_dict(other.state_dict())
+
+
+def miss_one(opt):
+    opt.step([None, gradient(9, (3,))])
+
+
+def schedule(opt):
+    opt.param_groups[0]["lr"] = instep.schedules.CosineAnnealing(0.1, 5)
+
+
+@pytest.mark.parametrize(
+    ("change", "short_way"),
+    [
+        pytest.param(lower, True, id="lr"),
+        pytest.param(lower_and_save, True, id="lr, saved"),
+        pytest.param(replace_betas, True, id="betas"),
+        pytest.param(schedule, False, id="schedule"),
+        pytest.param(set_to("clip_norm", 0.1), False, id="clip_norm"),
+        pytest.param(set_to("clip_value", 0.1), False, id="clip_value"),
+        pytest.param(set_to("nonfinite", "skip"), False, id="nonfinite"),
+        pytest.param(set_to("threads", 2), True, id="threads"),
+        pytest.param(reload, True, id="load_state_dict"),
+        pytest.param(miss_one, True, id="a leaf without gradient"),
+    ],
+)
+def test_what_changes_between_steps_is_honoured(change, short_way):
+    short, long = optimizers()
+    compare(short, long)
+    change(short)
+    change(long)
+    compare(short, long, start=10, short_way=short_way)
+
+
+def test_opens_after_a_step_and_is_closed_by_what_a_step_must_look_at():
+    short, _ = optimizers()
+    assert not short._steady.ready
+    compare(*optimizers())
+    for options in ({"clip_norm": 1e9}, {"clip_value": 1e9}, {"nonfinite": "raise"}):
+        compare(*optimizers(**options), short_way=False)
+
+
+@pytest.mark.parametrize("clone", [copy.deepcopy, lambda opt: pickle.loads(pickle.dumps(opt))])
+def test_a_copy_steps_its_own_arrays(clone):
+    short, long = optimizers()
+    compare(short, long)
+    before = [array.copy() for array in arrays(short)]
+    other = clone(short)
+    compare(other, long, start=5)
+    for array, kept in zip(arrays(short), before, strict=True):
+        assert array.tobytes() == kept.tobytes()
+
+
+def test_a_group_added_takes_part():
+    opt, _ = optimizers()
+    opt.step([gradient(0), gradient(1, (3,))])
+    late = np.ones(2, np.float32)
+    opt.add_param_group({"params": late, "lr": 0.5})
+    opt.step([[gradient(0), gradient(1, (3,))], gradient(2, (2,))])
+    report = opt.step([[gradient(0), gradient(1, (3,))], gradient(2, (2,))])
+    assert report.step == 3 and np.all(late != 1) and opt._steady.ready
+
+
+@pytest.mark.parametrize(
+    ("grads", "kind", "text"),
+    [
+        ([gradient(0)], ValueError, "grads has 1 entries"),
+        ([gradient(0, (8,)), gradient(1, (3,))], ValueError, r"grads\[0\]"),
+        ([gradient(0).astype(np.int32), gradient(1, (3,))], TypeError, r"grads\[0\]"),
+        ([gradient(0), object()], TypeError, r"grads\[1\]"),
+        (None, TypeError, "grads is None"),
+        ({"a": 1}, TypeError, "grads is dict"),
+    ],
+)
+def test_bad_gradients_are_refused_as_on_the_long_way(grads, kind, text):
+    opt, _ = optimizers()
+    opt.step([gradient(0), gradient(1, (3,))])
+    before = [array.copy() for array in arrays(opt)]
+    assert opt._steady.ready
+    with pytest.raises(kind, match=text):
+        opt.step(grads)
+    assert opt.steps == 1
+    for array, kept in zip(arrays(opt), before, strict=True):
+        assert array.tobytes() == kept.tobytes()
+
+
+def test_a_parameter_made_read_only_is_refused():
+    opt, _ = optimizers()
+    opt.step([gradient(0), gradient(1, (3,))])
+    opt.param_groups[0]["params"][1].flags.writeable = False
+    with pytest.raises(ValueError, match=r"params\[1\]"):
+        opt.step([gradient(0), gradient(1, (3,))])
+
+
+def test_a_schedule_that_steps_its_own_optimizer_is_refused():
+    opt, _ = optimizers()
+    grads = [gradient(0), gradient(1, (3,))]
+    opt.step(grads)
+
+    def inner(step):
+        opt.step(grads)
+        return 0.1
+
+    opt.param_groups[0]["lr"] = inner
+    with pytest.raises(RuntimeError, match="within a step"):
+        opt.step(grads)
+    assert opt.steps == 1
+
+
+@pytest.mark.parametrize(
+    ("params", "grads"),
+    [
+        (lambda: np.ones(5), lambda: gradient(0, (5,), np.float64)),
+        (lambda: (np.ones(5), np.ones(2)), lambda: (gradient(0, (5,)), gradient(1, (2,)))),
+        (
+            lambda: {"a": np.ones(5), "b": [np.ones(2)]},
+            lambda: {"a": gradient(0, (5,)), "b": [gradient(1, (2,))]},
+        ),
+        (
+            lambda: [{"params": np.ones(5)}, {"params": [np.ones(2)], "lr": 0.3}],
+            lambda: [gradient(0, (5,)), [gradient(1, (2,))]],
+        ),
+        (lambda: [np.zeros((0, 3)), np.ones(())], lambda: [np.zeros((0, 3)), np.ones(())]),
+    ],
+    ids=["array", "tuple", "tree", "groups", "empty"],
+)
+def test_every_nesting(params, grads):
+    short, long = instep.SGD(params(), momentum=0.9), instep.SGD(params(), momentum=0.9)
+    for _ in range(3):
+        long._steady.close()
+        assert short.step(grads()) == long.step(grads())
+    assert short._steady.ready
+    for left, right in zip(short.state.values(), long.state.values(), strict=True):
+        assert left["momentum_buffer"].tobytes() == right["momentum_buffer"].tobytes()
+
+
+def test_buffers_and_a_scale_take_the_long_way():
+    opt, other = optimizers()
+    for k in range(3):
+        for buffer, value in zip(opt.grads, (gradient(k), gradient(k + 9, (3,))), strict=True):
+            buffer[...] = value
+        opt.step()
+        other.step([2 * gradient(k), 2 * gradient(k + 9, (3,))], grad_scale=2.0)
+    for left, right in zip(arrays(opt), arrays(other), strict=True):
+        assert left.tobytes() == right.tobytes()
