@@ -2,7 +2,6 @@
 
 import copy
 import dataclasses
-import doctest
 import json
 import math
 import pickle
@@ -349,9 +348,3 @@ def test_taken_name(known):
     with pytest.raises(ValueError, match=r"named 'Warmup' exists already in instep\.schedules"):
         type("Warmup", (Schedule,), {"__module__": "elsewhere"})
     assert Schedule._known["Warmup"] is Warmup
-
-
-def test_docstrings(known):
-    result = doctest.testmod(schedules)
-    assert result.attempted > 0
-    assert result.failed == 0

@@ -1,52 +1,21 @@
-"""Schedules: hyperparameters that change with the step.
-
-A schedule is an immutable value and a pure function of the 0-based step: ``s(0)`` is what the
-first step uses, and nothing is counted inside, so a schedule can be shared, plotted, pickled,
-written as JSON and resumed anywhere. After its end a schedule holds its last value. Any
-hyperparameter of an optimizer may be a schedule, not only the learning rate; lengths are in
-optimizer steps.
-"""
+"""What all schedules share: calls, arithmetic, JSON."""
 
 from __future__ import annotations
 
 import math
-import numbers
-import operator
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
-from typing import Any, ClassVar, overload
+from typing import TYPE_CHECKING, Any, ClassVar, overload
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Constant", "CosineAnnealing", "Schedule", "Warmup"]
+from instep.schedules._check import Check, at_least, is_number, seen
 
+if TYPE_CHECKING:
+    from instep.schedules.compose import PerEpoch, Product
 
-def _seen(value: object) -> str:
-    return f"got {value!r} ({type(value).__name__})"
-
-
-def _finite(name: str, value: Any) -> float:
-    """The number as a Python float, or an error that names it."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise TypeError(f"{name} must be a number, {_seen(value)}")
-    try:
-        number = float(value)
-    except OverflowError:
-        number = math.inf
-    if not math.isfinite(number):
-        raise ValueError(f"{name} must be finite, {_seen(value)}")
-    return number
-
-
-def _count(name: str, value: Any, minimum: int) -> int:
-    """The whole number as a Python int, or an error that names it."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
-        raise TypeError(f"{name} must be an int, {_seen(value)}")
-    number = operator.index(value)
-    if number < minimum:
-        raise ValueError(f"{name} must be at least {minimum}, got {number}")
-    return number
+_step = at_least(0)
 
 
 @dataclass(frozen=True)
@@ -58,6 +27,8 @@ class Schedule:
     class name is its name in JSON. ``__post_init__`` validates the fields.
 
     Fields may be numbers, strings, None, other schedules, and tuples of these.
+
+    ``factor * schedule`` is a `Product`, and so is the product of two schedules.
 
     Examples
     --------
@@ -76,6 +47,7 @@ class Schedule:
     """
 
     _known: ClassVar[dict[str, type[Schedule]]] = {}
+    __array_ufunc__: ClassVar[None] = None  # numpy.float64(0.1) * schedule is a schedule
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -136,7 +108,51 @@ class Schedule:
             # One element at a time, because NumPy's cos may differ from math.cos in the last bit.
             values = (self._at(t) for t in step.ravel().tolist())
             return np.fromiter(values, np.float64, count=step.size).reshape(step.shape)
-        return self._at(_count("step", step, 0))
+        return self._at(_step("step", step))
+
+    def __mul__(self, other: Schedule | float) -> Product:
+        from instep.schedules.compose import Product  # which is made of schedules
+
+        return Product(self, other) if _is_factor(other) else NotImplemented
+
+    def __rmul__(self, other: float) -> Product:
+        from instep.schedules.compose import Product
+
+        return Product(other, self) if _is_factor(other) else NotImplemented
+
+    def per_epoch(self, steps_per_epoch: int) -> PerEpoch:
+        """This schedule counting epochs instead of steps; see `PerEpoch`.
+
+        Parameters
+        ----------
+        steps_per_epoch : int
+            Optimizer steps of an epoch, at least 1: batches, divided by those that are
+            accumulated for one step.
+
+        Returns
+        -------
+        PerEpoch
+
+        Examples
+        --------
+        >>> from instep.schedules import StepDecay
+        >>> schedule = StepDecay(0.5, step_size=30, gamma=0.5).per_epoch(100)
+        >>> schedule(2999), schedule(3000)
+        (0.5, 0.25)
+        """
+        from instep.schedules.compose import PerEpoch
+
+        return PerEpoch(self, steps_per_epoch)
+
+    def _set(self, **values: Any) -> None:
+        """Set fields, which are frozen for everyone else."""
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+
+    def _check(self, **checks: Check) -> None:
+        """Bring fields into the form in which they are kept, or raise what names them."""
+        for name, check in checks.items():
+            self._set(**{name: check(f"{type(self).__name__}: {name}", getattr(self, name))})
 
     def to_dict(self) -> dict[str, Any]:
         """The schedule as a dict that ``json`` can write.
@@ -152,6 +168,7 @@ class Schedule:
 
         Examples
         --------
+        >>> from instep.schedules import Warmup
         >>> Warmup(0.1, steps=5).to_dict()
         {'schedule': 'Warmup', 'after': {'schedule': 'Constant', 'lr': 0.1}, 'steps': 5}
         """
@@ -185,7 +202,7 @@ class Schedule:
         CosineAnnealing(lr=0.1, total_steps=50, min_lr=0.0)
         """
         if not isinstance(d, Mapping):
-            raise TypeError(f"a schedule must be a dict as made by to_dict(), {_seen(d)}")
+            raise TypeError(f"a schedule must be a dict as made by to_dict(), {seen(d)}")
         name = d.get("schedule")
         if not isinstance(name, str) or name not in Schedule._known:
             known = ", ".join(sorted(Schedule._known))
@@ -221,134 +238,15 @@ def _decode(value: Any) -> Any:
     return tuple(_decode(entry) for entry in value) if isinstance(value, list | tuple) else value
 
 
-@dataclass(frozen=True)
-class Constant(Schedule):
-    """The same value at every step.
-
-    Parameters
-    ----------
-    lr : float
-        The value; any finite number.
-
-    Notes
-    -----
-    ``lr(t) = lr``
-
-    Examples
-    --------
-    >>> Constant(0.1)(1000)
-    0.1
-    """
-
-    lr: float
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "lr", _finite("Constant: lr", self.lr))
-
-    def _at(self, step: int) -> float:
-        return self.lr
+def _is_factor(value: object) -> bool:
+    return isinstance(value, Schedule) or is_number(value)
 
 
-@dataclass(frozen=True, init=False)
-class Warmup(Schedule):
-    """A linear warm-up in front of another schedule.
-
-    Parameters
-    ----------
-    after : Schedule or float
-        What follows the warm-up, starting at its own step 0. A number stands for
-        ``Constant(number)``.
-    steps : int
-        Length of the warm-up in steps; 0 means none.
-
-    Notes
-    -----
-    ``lr(t) = after(0) * (t + 1) / steps`` for ``t < steps``, then ``after(t - steps)``
-
-    The first step already moves, by ``after(0) / steps``, where many warm-ups spend it at a
-    learning rate of 0. The last warm-up step, ``t = steps - 1``, uses exactly ``after(0)``, and so
-    does the step after it. The whole lasts ``steps`` longer than ``after`` alone: to end a cosine
-    at step ``total``, give it ``total - steps``.
-
-    References
-    ----------
-    Goyal et al., "Accurate, Large Minibatch SGD: Training ImageNet in 1 Hour", arXiv:1706.02677.
-
-    Examples
-    --------
-    >>> schedule = Warmup(CosineAnnealing(0.8, total_steps=100), steps=4)
-    >>> [schedule(t) for t in (0, 1, 2, 3, 4)]
-    [0.2, 0.4, 0.6000000000000001, 0.8, 0.8]
-    >>> schedule(104)
-    0.0
-    """
-
-    after: Schedule
-    steps: int
-
-    # Written out, because a number is taken for `after` but never kept.
-    def __init__(self, after: Schedule | float, steps: int) -> None:
-        if not isinstance(after, Schedule):
-            if isinstance(after, bool) or not isinstance(after, numbers.Real):
-                raise TypeError(f"Warmup: after must be a schedule or a number, {_seen(after)}")
-            after = Constant(_finite("Warmup: after", after))
-        object.__setattr__(self, "after", after)
-        object.__setattr__(self, "steps", _count("Warmup: steps", steps, 0))
-
-    def _at(self, step: int) -> float:
-        if step < self.steps:
-            # The quotient first: it is exactly 1 at the last warm-up step.
-            return self.after._at(0) * ((step + 1) / self.steps)
-        return self.after._at(step - self.steps)
+def blend(share: float, start: float, end: float) -> float:
+    """The weighted mean: exactly `start` at 1 and `end` at 0, and never an overflow."""
+    return share * start + (1.0 - share) * end
 
 
-@dataclass(frozen=True)
-class CosineAnnealing(Schedule):
-    """Half a cosine wave from ``lr`` down to ``min_lr``, without restarts.
-
-    Parameters
-    ----------
-    lr : float
-        Value at step 0.
-    total_steps : int
-        Steps until ``min_lr`` is reached, at least 1; from ``t = total_steps`` on it is held.
-    min_lr : float, default 0.0
-        Value at the end.
-
-    Notes
-    -----
-    ``lr(t) = min_lr + (lr - min_lr) * (1 + cos(pi * t / total_steps)) / 2`` for
-    ``t < total_steps``, then ``min_lr``
-
-    Up to ``total_steps`` this is PyTorch's ``CosineAnnealingLR``, which goes up again afterwards.
-    A run of ``total_steps`` steps uses ``t = 0 ... total_steps - 1`` and so ends just above
-    ``min_lr``.
-
-    References
-    ----------
-    Loshchilov and Hutter, "SGDR: Stochastic Gradient Descent with Warm Restarts",
-    arXiv:1608.03983.
-
-    Examples
-    --------
-    >>> schedule = CosineAnnealing(0.1, total_steps=100, min_lr=0.02)
-    >>> schedule(0), round(schedule(50), 12), schedule(100), schedule(1000)
-    (0.1, 0.06, 0.02, 0.02)
-    """
-
-    lr: float
-    total_steps: int
-    min_lr: float = 0.0
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "lr", _finite("CosineAnnealing: lr", self.lr))
-        total_steps = _count("CosineAnnealing: total_steps", self.total_steps, 1)
-        object.__setattr__(self, "total_steps", total_steps)
-        object.__setattr__(self, "min_lr", _finite("CosineAnnealing: min_lr", self.min_lr))
-
-    def _at(self, step: int) -> float:
-        if step >= self.total_steps:
-            return self.min_lr
-        # The formula as a weighted mean: exactly lr at step 0, and lr - min_lr cannot overflow.
-        share = 0.5 + 0.5 * math.cos(math.pi * (step / self.total_steps))
-        return share * self.lr + (1.0 - share) * self.min_lr
+def half_cosine(progress: float, start: float, end: float) -> float:
+    """Half a cosine wave from `start` at 0 to `end` at 1."""
+    return blend(0.5 + 0.5 * math.cos(math.pi * progress), start, end)
