@@ -369,7 +369,8 @@ class Optimizer:
     def state_dict(self) -> dict[str, Any]:
         """A snapshot of states, step counts, hyperparameters and schedules, by parameter name.
 
-        Arrays are copies: later steps do not change it. Picklable if the schedules are.
+        Arrays are copies, and so is what a `ReduceOnPlateau` has observed: later steps and
+        metrics do not change it. Picklable if the schedules are.
 
         Raises
         ------
@@ -380,6 +381,10 @@ class Optimizer:
 
     def load_state_dict(self, state: Mapping[str, Any], strict: bool = True) -> LoadReport:
         """Continue from a snapshot; its hyperparameters and schedules replace the present ones.
+
+        A `ReduceOnPlateau` that the optimizer has stays the object that it is and takes over what
+        the one in its place had observed; parameters other than that one's are an error. Where
+        the optimizer has none in its place, it gets one of its own, found in `param_groups`.
 
         Parameters
         ----------

@@ -10,6 +10,7 @@ import numpy as np
 from instep._check import Array
 from instep.optim.groups import Checked
 from instep.optim.leaves import RULES, Cohort, Leaf, given
+from instep.optim.plateaus import Memo, Options, Restoration, copied
 
 if TYPE_CHECKING:
     from instep.optim.base import Optimizer
@@ -33,13 +34,14 @@ def save(opt: Optimizer) -> dict[str, Any]:
             if group.options.changed:
                 opt._steady.close()
                 group.refresh()  # what is saved can be loaded
+        memo: Memo = {}
         return {
             "version": VERSION,
             "optimizer": type(opt).__name__,
             "steps": opt.steps,
-            "options": {name: getattr(opt, name) for name in _OPTIONS},
+            "options": {name: copied(getattr(opt, name), memo) for name in _OPTIONS},
             "param_groups": [
-                {name: group.options[name] for name in opt._checks}
+                {name: copied(group.options[name], memo) for name in opt._checks}
                 | {"params": [opt._leaves.all[i].name for i in group.leaves]}
                 for group in opt._groups
             ],
@@ -59,8 +61,9 @@ def load(opt: Optimizer, state: Mapping[str, Any], strict: bool) -> LoadReport:
         if opt._stepping:
             raise opt._within_step("load_state_dict")
         steps = _check_header(opt, state)
-        groups = _checked_groups(opt, state["param_groups"])
-        options = _checked_options(opt, state["options"])
+        restoration = _restoration(opt, state["param_groups"], state["options"])
+        groups = _checked_groups(opt, restoration.options[:-1])
+        options = _checked_options(opt, restoration.options[-1])
         report = _names(opt, state)
         if strict and (report.missing or report.unexpected):
             raise ValueError(
@@ -76,6 +79,7 @@ def load(opt: Optimizer, state: Mapping[str, Any], strict: bool) -> LoadReport:
                 entries[i] = present[i], leaf.state
         cohorts = _cohorts(opt, entries)
 
+        restoration.apply()
         for group, (values, checked) in zip(opt._groups, groups, strict=True):
             group.replace(values, checked)
         for name, value in options.items():
@@ -118,24 +122,35 @@ def _count(name: str, value: object) -> int:
     return int(value)
 
 
-def _checked_groups(opt: Optimizer, saved: Any) -> list[tuple[dict[str, Any], Checked]]:
-    """Each group's options as they will be, and what follows from them."""
-    if not isinstance(saved, list | tuple) or len(saved) != len(opt._groups):
-        found = len(saved) if isinstance(saved, list | tuple) else type(saved).__name__
+def _restoration(opt: Optimizer, groups: Any, options: Any) -> Restoration:
+    """The saved options of all groups and of the optimizer, if they are the ones it has."""
+    if not isinstance(groups, list | tuple) or len(groups) != len(opt._groups):
+        found = len(groups) if isinstance(groups, list | tuple) else type(groups).__name__
         raise ValueError(f"the state_dict has {found} groups, the optimizer {len(opt._groups)}")
+    for group in groups:
+        wanted = set(opt._checks)
+        if not isinstance(group, Mapping) or set(group) - {"params"} != wanted:
+            raise ValueError(f"a group of the state_dict needs {sorted(wanted)}, got {group!r}")
+    if not isinstance(options, Mapping) or set(options) != set(_OPTIONS):
+        raise ValueError(f"'options' of the state_dict needs {list(_OPTIONS)}, got {options!r}")
+    present: list[Options] = [
+        {name: group.options.get(name) for name in opt._checks} for group in opt._groups
+    ]
+    saved: list[Options] = [{name: group[name] for name in opt._checks} for group in groups]
+    present.append({name: getattr(opt, name) for name in _OPTIONS})
+    return Restoration(present, [*saved, options])
+
+
+def _checked_groups(opt: Optimizer, saved: list[Options]) -> list[tuple[dict[str, Any], Checked]]:
+    """Each group's options as they will be, and what follows from them."""
     groups = []
     for group, options in zip(opt._groups, saved, strict=True):
-        wanted = set(opt._checks)
-        if not isinstance(options, Mapping) or set(options) - {"params"} != wanted:
-            raise ValueError(f"a group of the state_dict needs {sorted(wanted)}, got {options!r}")
-        merged = {**group.options, **{name: options[name] for name in opt._checks}}
+        merged = {**group.options, **options}
         groups.append((merged, group.check(merged)))
     return groups
 
 
-def _checked_options(opt: Optimizer, saved: Any) -> dict[str, Any]:
-    if not isinstance(saved, Mapping) or set(saved) != set(_OPTIONS):
-        raise ValueError(f"'options' of the state_dict needs {list(_OPTIONS)}, got {saved!r}")
+def _checked_options(opt: Optimizer, saved: Options) -> dict[str, Any]:
     return {name: getattr(type(opt), name).checked(saved[name]) for name in _OPTIONS}
 
 
