@@ -4,7 +4,8 @@ Nothing here imports the package under test, and nothing here is fast: a formula
 a docstring is the formula below it. Inputs are never changed. Conventions are PyTorch's; each
 place that departs from PyTorch says so.
 
-``RULES[name]`` and ``LOSSES[name]`` find a twin by name; the losses stand in reference_losses.py.
+``RULES[name]``, ``LOSSES[name]`` and ``SCHEDULES[name]`` find a twin by name; losses and schedules
+stand in reference_losses.py and reference_schedules.py.
 ``run`` drives a rule over many steps.
 """
 
@@ -12,6 +13,7 @@ import numpy as np
 from reference_losses import LOSSES as LOSSES
 from reference_losses import cross_entropy as cross_entropy
 from reference_losses import mse as mse
+from reference_schedules import SCHEDULES as SCHEDULES
 
 
 def _f64(array):

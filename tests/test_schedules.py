@@ -1,4 +1,4 @@
-"""Schedules: values by hand, ends, parity with PyTorch, arrays, errors, pickle and JSON."""
+"""Schedules as objects: calls, arrays, equality, pickle, JSON, arithmetic, classes of one's own."""
 
 import copy
 import dataclasses
@@ -8,140 +8,27 @@ import pickle
 
 import numpy as np
 import pytest
+from schedules_common import JSON_SCHEDULES, SCHEDULES, ripple
 
 from instep import schedules
-from instep.schedules import Constant, CosineAnnealing, Schedule, Warmup
-
-SCHEDULES = [
-    Constant(0.1),
-    Constant(0),
-    Constant(-2.5),
-    CosineAnnealing(0.3, 7),
-    CosineAnnealing(3e-3, 1000, min_lr=1e-5),
-    CosineAnnealing(1.0, 1),
-    CosineAnnealing(0.1, 10, min_lr=0.9),
-    Warmup(0.1, 0),
-    Warmup(0.3, 3),
-    Warmup(CosineAnnealing(3e-3, 2000), 100),
-    Warmup(Warmup(CosineAnnealing(0.7, 11, 0.1), 4), 3),
-]
+from instep.schedules import (
+    Constant,
+    CosineAnnealing,
+    Interpolate,
+    Lambda,
+    MultiStepDecay,
+    PerEpoch,
+    Product,
+    ReduceOnPlateau,
+    Schedule,
+    Sequence,
+    Warmup,
+)
 
 
 @pytest.fixture(params=SCHEDULES, ids=repr)
 def schedule(request):
     return request.param
-
-
-# ---- values ----------------------------------------------------------------------------------
-
-
-def test_constant():
-    assert [Constant(0.25)(t) for t in (0, 1, 10**30)] == [0.25] * 3
-
-
-def test_cosine_by_hand():
-    schedule = CosineAnnealing(0.8, 4)
-    quarter = math.sqrt(0.5)
-    expected = [0.8, 0.4 * (1 + quarter), 0.4, 0.4 * (1 - quarter), 0.0, 0.0]
-    np.testing.assert_allclose([schedule(t) for t in range(6)], expected, rtol=1e-14, atol=1e-300)
-    lifted = CosineAnnealing(0.9, 4, min_lr=0.1)
-    np.testing.assert_allclose(
-        [lifted(t) - 0.1 for t in range(6)], expected, rtol=1e-14, atol=1e-15
-    )
-
-
-@pytest.mark.parametrize("lr", [0.3, 3e-3, 0.1, -1.0])
-@pytest.mark.parametrize("min_lr", [0.0, 1e-5, 0.07])
-@pytest.mark.parametrize("total_steps", [1, 2, 7, 1000])
-def test_cosine_ends_are_exact(lr, min_lr, total_steps):
-    schedule = CosineAnnealing(lr, total_steps, min_lr)
-    assert schedule(0) == lr
-    assert schedule(total_steps - 1) != min_lr
-    for after_the_end in (0, 1, total_steps, 10**30):
-        assert schedule(total_steps + after_the_end) == min_lr
-
-
-def test_cosine_falls_at_every_step():
-    values = CosineAnnealing(3e-3, 1000, min_lr=1e-5)(np.arange(1001))
-    assert (np.diff(values) < 0).all()
-
-
-def test_cosine_takes_extreme_values():
-    assert CosineAnnealing(1e308, 2, min_lr=-1e308)(1) == 0.0
-    assert CosineAnnealing(1.0, 10**400)(10**399) == pytest.approx(
-        0.5 + 0.5 * math.cos(0.1 * math.pi)
-    )
-
-
-def test_warmup_by_hand():
-    schedule = Warmup(CosineAnnealing(0.8, 4), 4)
-    np.testing.assert_allclose([schedule(t) for t in range(4)], [0.2, 0.4, 0.6, 0.8], rtol=1e-15)
-    assert [schedule(4 + t) for t in range(6)] == [CosineAnnealing(0.8, 4)(t) for t in range(6)]
-
-
-@pytest.mark.parametrize("steps", [1, 3, 10, 49, 1000])
-@pytest.mark.parametrize("lr", [0.1, 3e-3, 0.7])
-def test_warmup_ends_are_exact(lr, steps):
-    schedule = Warmup(CosineAnnealing(lr, 50), steps)
-    assert schedule(0) == pytest.approx(lr / steps, rel=1e-15)
-    assert schedule(steps - 1) == lr
-    assert schedule(steps) == lr
-    assert schedule(steps + 1) == CosineAnnealing(lr, 50)(1) < lr
-
-
-def test_warmup_of_no_steps_is_what_follows(schedule):
-    assert [Warmup(schedule, 0)(t) for t in range(5)] == [schedule(t) for t in range(5)]
-
-
-def test_warmup_takes_a_number():
-    assert Warmup(0.5, 2) == Warmup(Constant(0.5), 2)
-    assert Warmup(0.5, 2).after == Constant(0.5)
-
-
-def test_values_are_python_floats(schedule):
-    for t in (0, 1, 5, 10_000):
-        assert type(schedule(t)) is float
-
-
-# ---- PyTorch ---------------------------------------------------------------------------------
-
-
-def torch_values(make, lr, steps):
-    """The learning rates a PyTorch scheduler sets, step by step."""
-    torch = pytest.importorskip("torch")
-    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=lr)
-    scheduler = make(torch.optim.lr_scheduler, optimizer)
-    values = []
-    for _ in range(steps):
-        values.append(optimizer.param_groups[0]["lr"])
-        optimizer.step()
-        scheduler.step()
-    return values
-
-
-@pytest.mark.parametrize("min_lr", [0.0, 1e-4])
-@pytest.mark.parametrize("total_steps", [1, 2, 10, 1000])
-def test_cosine_against_torch(total_steps, min_lr):
-    expected = torch_values(
-        lambda schedulers, opt: schedulers.CosineAnnealingLR(opt, total_steps, eta_min=min_lr),
-        lr=3e-3,
-        steps=total_steps + 1,
-    )
-    ours = CosineAnnealing(3e-3, total_steps, min_lr)(np.arange(total_steps + 1))
-    np.testing.assert_allclose(ours, expected, rtol=1e-11, atol=1e-17)
-
-
-def test_warmup_against_torch():
-    steps, total = 10, 40
-
-    def make(schedulers, opt):
-        linear = schedulers.LinearLR(opt, start_factor=1 / steps, total_iters=steps - 1)
-        cosine = schedulers.CosineAnnealingLR(opt, total)
-        return schedulers.SequentialLR(opt, [linear, cosine], milestones=[steps])
-
-    ours = Warmup(CosineAnnealing(3e-3, total), steps)(np.arange(steps + total))
-    expected = torch_values(make, lr=3e-3, steps=steps + total)
-    np.testing.assert_allclose(ours, expected, rtol=1e-11)
 
 
 # ---- steps -----------------------------------------------------------------------------------
@@ -190,37 +77,7 @@ def test_array_of_the_wrong_type(schedule, dtype):
         schedule(np.zeros(3, dtype=dtype))
 
 
-# ---- construction ----------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("make", "error", "message"),
-    [
-        (lambda: Constant("0.1"), TypeError, r"Constant: lr must be a number, got '0.1' \(str\)"),
-        (lambda: Constant(None), TypeError, r"Constant: lr must be a number, got None"),
-        (lambda: Constant(True), TypeError, r"Constant: lr must be a number, got True \(bool\)"),
-        (lambda: Constant(np.ones(1)), TypeError, r"Constant: lr must be a number, got array"),
-        (lambda: Constant(1j), TypeError, r"Constant: lr must be a number, got 1j \(complex\)"),
-        (lambda: Constant(math.nan), ValueError, r"Constant: lr must be finite, got nan"),
-        (lambda: Constant(10**400), ValueError, r"Constant: lr must be finite, got 10000"),
-        (lambda: CosineAnnealing(math.inf, 5), ValueError, r"CosineAnnealing: lr must be finite"),
-        (lambda: CosineAnnealing(1, 5, -math.inf), ValueError, r"min_lr must be finite, got -inf"),
-        (lambda: CosineAnnealing(1, 5, "0"), TypeError, r"min_lr must be a number, got '0'"),
-        (lambda: CosineAnnealing(1, 5.0), TypeError, r"total_steps must be an int, got 5.0"),
-        (lambda: CosineAnnealing(1, True), TypeError, r"total_steps must be an int, got True"),
-        (lambda: CosineAnnealing(1, 0), ValueError, r"total_steps must be at least 1, got 0"),
-        (lambda: Warmup(0.1, -1), ValueError, r"Warmup: steps must be at least 0, got -1"),
-        (lambda: Warmup(0.1, 2.5), TypeError, r"Warmup: steps must be an int, got 2.5 \(float\)"),
-        (lambda: Warmup(0.1, None), TypeError, r"Warmup: steps must be an int, got None"),
-        (lambda: Warmup(math.nan, 5), ValueError, r"Warmup: after must be finite, got nan"),
-        (lambda: Warmup(True, 5), TypeError, r"after must be a schedule or a number, got True"),
-        (lambda: Warmup(abs, 5), TypeError, r"after must be a schedule or a number, got <built-in"),
-        (lambda: Warmup(Constant, 5), TypeError, r"after must be a schedule or a number"),
-    ],
-)
-def test_bad_fields(make, error, message):
-    with pytest.raises(error, match=message):
-        make()
+# ---- values as objects -----------------------------------------------------------------------
 
 
 def test_numpy_fields_become_python_numbers():
@@ -230,9 +87,6 @@ def test_numpy_fields_become_python_numbers():
     assert type(schedule.after.total_steps) is type(schedule.steps) is int
     assert json.loads(json.dumps(schedule.to_dict())) == schedule.to_dict()
     assert type(Constant(1).lr) is float
-
-
-# ---- values as objects -----------------------------------------------------------------------
 
 
 def test_immutable(schedule):
@@ -250,6 +104,7 @@ def test_equality_and_hash():
     assert dataclasses.replace(Warmup(0.1, 5), steps=6) == Warmup(0.1, 6)
 
 
+@pytest.mark.parametrize("schedule", JSON_SCHEDULES, ids=repr)
 def test_repr_builds_the_schedule(schedule):
     assert eval(repr(schedule), vars(schedules)) == schedule
 
@@ -261,6 +116,7 @@ def test_pickle(schedule, protocol):
     assert back(3) == schedule(3)
 
 
+@pytest.mark.parametrize("schedule", JSON_SCHEDULES, ids=repr)
 def test_json(schedule):
     d = schedule.to_dict()
     assert d["schedule"] == type(schedule).__name__
@@ -280,34 +136,93 @@ def test_json_form():
     d = {"schedule": "CosineAnnealing", "lr": 1, "total_steps": 5}
     assert Schedule.from_dict(d) == CosineAnnealing(1.0, 5)
     assert Schedule.from_dict({"schedule": "Warmup", "after": 0.5, "steps": 2}) == Warmup(0.5, 2)
+    joined = Sequence([0.5, Interpolate([(0, 0.5), (9, 0.25)])], boundaries=[3])
+    assert joined.to_dict() == {
+        "schedule": "Sequence",
+        "schedules": [
+            {"schedule": "Constant", "lr": 0.5},
+            {"schedule": "Interpolate", "points": [[0, 0.5], [9, 0.25]]},
+        ],
+        "boundaries": [3],
+    }
+
+
+def test_a_function_has_no_json():
+    for schedule in (Lambda(ripple), Warmup(0.5 * Lambda(ripple), 3), Sequence([Lambda(abs)], [])):
+        with pytest.raises(TypeError, match=r"^Lambda: <.*> cannot be written as JSON; pickle"):
+            schedule.to_dict()
+    with pytest.raises((pickle.PicklingError, AttributeError), match="lambda"):
+        pickle.dumps(Lambda(lambda t: 0.5))
+
+
+# ---- arithmetic and other forms --------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("d", "error", "message"),
-    [
-        ("Constant", TypeError, r"must be a dict as made by to_dict\(\), got 'Constant' \(str\)"),
-        ({"lr": 0.1}, ValueError, r"one of .*Constant, CosineAnnealing.*, Warmup.*got None"),
-        ({"schedule": "Cosine", "lr": 0.1}, ValueError, r"one of .*CosineAnnealing.*got 'Cosine'"),
-        ({"schedule": ["Constant"]}, ValueError, r"got \['Constant'\]"),
-        ({"schedule": "Schedule"}, ValueError, r"got 'Schedule'"),
-        ({"schedule": "Constant"}, ValueError, r"missing: lr, unexpected: none"),
-        (
-            {"schedule": "Warmup", "after": 0.1, "warmup": 5},
-            ValueError,
-            r"Warmup has the fields after, steps; missing: steps, unexpected: warmup",
-        ),
-        ({"schedule": "Constant", "lr": 0.1, 7: 1}, ValueError, r"unexpected: 7"),
-        ({"schedule": "Constant", "lr": "x"}, TypeError, r"Constant: lr must be a number"),
-        (
-            {"schedule": "Warmup", "after": {"schedule": "Constant", "lr": math.nan}, "steps": 1},
-            ValueError,
-            r"Constant: lr must be finite, got nan",
-        ),
-    ],
+    "factor", [2, 0.5, np.float64(0.5), np.float32(0.5), np.int64(3)], ids=repr
 )
-def test_bad_dict(d, error, message):
-    with pytest.raises(error, match=message):
-        Schedule.from_dict(d)
+def test_scaled(schedule, factor):
+    for scaled in (factor * schedule, schedule * factor):
+        assert type(scaled) is Product
+        assert [scaled(t) for t in range(9)] == [float(factor) * schedule(t) for t in range(9)]
+    assert factor * schedule == Product(float(factor), schedule)
+    assert (0.5 * (factor * schedule))(3) == 0.5 * (float(factor) * schedule(3))
+
+
+def test_product_of_schedules(schedule):
+    other = CosineAnnealing(0.5, 6, 0.1)
+    product = schedule * other
+    assert product == Product(schedule, other)
+    assert [product(t) for t in range(9)] == [schedule(t) * other(t) for t in range(9)]
+
+
+@pytest.mark.parametrize("other", ["2", None, [1, 2], True, np.ones(2), np.ones(()), 1j], ids=repr)
+def test_no_product(other):
+    for multiply in (lambda a, b: a * b, lambda a, b: b * a):
+        with pytest.raises(TypeError):
+            multiply(Constant(0.5), other)
+
+
+def test_per_epoch(schedule):
+    by_epoch = schedule.per_epoch(3)
+    assert by_epoch == PerEpoch(schedule, 3)
+    assert [by_epoch(t) for t in range(60)] == [schedule(t // 3) for t in range(60)]
+    assert [schedule.per_epoch(1)(t) for t in range(60)] == [schedule(t) for t in range(60)]
+
+
+@pytest.mark.parametrize("form", [list, tuple, np.array, iter])
+def test_sequences_of_any_kind_are_kept_as_tuples(form):
+    assert MultiStepDecay(0.1, form([3, 5])) == MultiStepDecay(0.1, (3, 5))
+    assert Sequence(iter([0.5, 1]), form([3])) == Sequence((Constant(0.5), Constant(1)), (3,))
+    assert Interpolate(form([(1, 2), (3, 4)])) == Interpolate(((1, 2.0), (3, 4.0)))
+    made = Sequence([MultiStepDecay(0.1, form([3, 5])), Interpolate([[0, 1]])], form([2]))
+    assert json.loads(json.dumps(made.to_dict())) == made.to_dict()
+    assert type(made.boundaries[0]) is int and type(made.schedules[1].points[0][1]) is float
+
+
+def test_state_of_a_plateau_in_pickle_and_json():
+    plateau = ReduceOnPlateau(0.5, factor=0.5, patience=0, cooldown=2)
+    for metric in (3.0, 2.0, 2.5):
+        plateau.observe(metric)
+    wrapped = Warmup(0.1 * plateau, 2)
+    ways = [
+        copy.copy,
+        copy.deepcopy,
+        lambda s: pickle.loads(pickle.dumps(s)),
+        lambda s: Schedule.from_dict(json.loads(json.dumps(s.to_dict(), allow_nan=False))),
+        lambda s: eval(repr(s), vars(schedules)),
+        lambda s: dataclasses.replace(s, patience=7),
+    ]
+    for way in ways:
+        other = way(plateau)
+        assert other.state == plateau.state == (0.25, 2.0, 0, 2) and other(3) == 0.25
+        assert type(other.state) is type(plateau.state)
+        other.observe(1.0)
+        assert plateau.state.best == 2.0
+    for way in ways[1:-1]:
+        other = way(wrapped)
+        assert other.after.second.state == plateau.state and other(5) == 0.1 * 0.25
+    assert dataclasses.replace(plateau, lr=0.7, state=None)(0) == 0.7
 
 
 # ---- a schedule of one's own -----------------------------------------------------------------
@@ -333,6 +248,15 @@ def test_new_schedule_costs_one_dataclass(known):
     np.testing.assert_array_equal(schedule(np.array([1, 2, 6])), [3.5, 3.5, 1.5])
     assert Schedule.from_dict(json.loads(json.dumps(schedule.to_dict()))) == schedule
     assert len({schedule, copy.deepcopy(schedule)}) == 1
+
+
+def test_a_field_that_json_needs(known):
+    @dataclasses.dataclass(frozen=True)
+    class Wrapped(Schedule):
+        schedule: Schedule
+
+    with pytest.raises(TypeError, match="Wrapped: a field cannot be called 'schedule'; rename"):
+        Wrapped(Constant(0.5)).to_dict()
 
 
 def test_schedule_without_a_formula(known):

@@ -162,6 +162,11 @@ class Schedule:
         dict
             ``{"schedule": class name, field: value, ...}``, nested schedules likewise.
 
+        Raises
+        ------
+        TypeError
+            If a `Lambda` is in it, or a class has a field called "schedule".
+
         See Also
         --------
         from_dict : The way back.
@@ -173,6 +178,9 @@ class Schedule:
         {'schedule': 'Warmup', 'after': {'schedule': 'Constant', 'lr': 0.1}, 'steps': 5}
         """
         values = {field.name: _encode(getattr(self, field.name)) for field in fields(self)}
+        if "schedule" in values:
+            name = type(self).__name__
+            raise TypeError(f"{name}: a field cannot be called 'schedule'; rename it")
         return {"schedule": type(self).__name__, **values}
 
     @staticmethod

@@ -61,14 +61,14 @@ class PerEpoch(Schedule):
 
     Parameters
     ----------
-    schedule : Schedule
+    by_epoch : Schedule
         Its lengths are in epochs, and its step 0 is the first epoch.
     steps_per_epoch : int
         Optimizer steps of an epoch, at least 1.
 
     Notes
     -----
-    ``lr(t) = schedule(t // steps_per_epoch)``: constant within an epoch
+    ``lr(t) = by_epoch(t // steps_per_epoch)``: constant within an epoch
 
     Examples
     --------
@@ -78,14 +78,14 @@ class PerEpoch(Schedule):
     (0.1, 0.0)
     """
 
-    schedule: Schedule
+    by_epoch: Schedule
     steps_per_epoch: int
 
     def __post_init__(self) -> None:
-        self._check(schedule=schedule_or_number, steps_per_epoch=at_least(1))
+        self._check(by_epoch=schedule_or_number, steps_per_epoch=at_least(1))
 
     def _at(self, step: int) -> float:
-        return self.schedule._at(step // self.steps_per_epoch)
+        return self.by_epoch._at(step // self.steps_per_epoch)
 
 
 @dataclass(frozen=True, init=False)
