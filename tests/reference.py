@@ -14,6 +14,7 @@ from reference_losses import LOSSES as LOSSES
 from reference_losses import cross_entropy as cross_entropy
 from reference_losses import mse as mse
 from reference_schedules import SCHEDULES as SCHEDULES
+from reference_schedules import reduce_on_plateau as reduce_on_plateau
 
 
 def _f64(array):

@@ -1,5 +1,8 @@
-"""Every line of csrc/kernels.def has its class, its twin, its test row and its benchmark row."""
+"""Every line of csrc/kernels.def has its class, its twin, its test row and its benchmark row.
 
+And every schedule its twin, its test rows and its line of docs/math.md."""
+
+import dataclasses
 import importlib.util
 import inspect
 import re
@@ -9,10 +12,13 @@ import numpy as np
 import pytest
 import reference
 from losses_common import CASES, CLASS_LOSSES, REGIONS
+from schedules_common import JSON_SCHEDULES, SCHEDULES, has
 from test_optim import ROWS
+from test_schedules_errors import FINE
+from test_schedules_peers import TORCH
 
 import instep
-from instep import _core, losses
+from instep import _core, losses, schedules
 
 ROOT = Path(__file__).resolve().parent.parent
 KERNELS = ROOT / "csrc" / "kernels.def"
@@ -186,3 +192,54 @@ def test_benchmarks():
         value, grad = reference.LOSSES[loss](pred, target)
         np.testing.assert_allclose(found.value, value, rtol=1e-5)
         np.testing.assert_allclose(found.grad, grad, rtol=1e-4, atol=1e-7)
+
+
+# ---- schedules -------------------------------------------------------------------------------
+
+
+def test_every_schedule_is_public():
+    modules = {cls: cls.__module__ for cls in schedules.Schedule._known.values()}
+    built_in = {cls for cls in modules if getattr(schedules, cls.__name__, None) is cls}
+    assert {cls.__name__ for cls in built_in} | {"Schedule"} == set(schedules.__all__)
+    # Nothing in the package is left out; docstrings define classes of their own.
+    source = "".join(p.read_text() for p in Path(schedules.__file__).parent.glob("*.py"))
+    defined = re.findall(r"^class (\w+)\((?:Schedule)\)", source, re.MULTILINE)
+    assert sorted(defined) == sorted(set(schedules.__all__) - {"Schedule"})
+    assert schedules.__all__ == sorted(schedules.__all__)
+
+
+@pytest.mark.parametrize("name", sorted(set(schedules.__all__) - {"Schedule"}))
+def test_schedule(name):
+    """A twin, rows in the tables with every field off its default, examples, a line in the docs."""
+    cls = getattr(schedules, name)
+    assert callable(reference.SCHEDULES[name])
+    rows = [row for row in SCHEDULES if has(row, cls)]
+    assert rows, "no row in schedules_common"
+    assert name == "Lambda" or any(has(row, cls) for row in JSON_SCHEDULES)
+    for field in dataclasses.fields(cls):
+        if field.default is not dataclasses.MISSING and field.name != "state":
+            values = [getattr(part, field.name) for row in rows for part in parts(row, cls)]
+            assert any(value != field.default for value in values), field.name
+    assert cls in FINE, "no row in test_schedules_errors"
+    if name not in {"Interpolate", "ReduceOnPlateau"}:  # optax's alone; compared metric by metric
+        assert any(has(row[0], cls) for row in TORCH), "no row in test_schedules_peers"
+    assert ">>>" in cls.__doc__
+    page = ROOT / "docs" / "math.md"
+    if page.exists():
+        fields = [field.name for field in dataclasses.fields(cls) if field.name != "state"]
+        lines = re.findall(rf"^\| `{name}\(([^)]*)\)` \|", page.read_text(), re.MULTILINE)
+        assert lines == [", ".join(fields)], "no line, or other fields, in docs/math.md"
+
+
+def parts(schedule, cls):
+    """All of that class within a schedule."""
+    if isinstance(schedule, tuple):
+        return [found for part in schedule for found in parts(part, cls)]
+    if not isinstance(schedule, schedules.Schedule):
+        return []
+    own = [schedule] if isinstance(schedule, cls) else []
+    return own + parts(tuple(vars(schedule).values()), cls)
+
+
+def test_every_twin_of_a_schedule_has_its_class():
+    assert reference.SCHEDULES.keys() == set(schedules.__all__) - {"Schedule"}
