@@ -139,7 +139,7 @@ def mistakes(cls, name):
     if name in WORD:
         return [None, 5, b"min", ["min"]], ["", "Linear", "x"]
     if name in LIST:
-        return [None, 5, 0.1, "x", "35", abs, [None], [1j]], []
+        return [None, 5, 0.1, "35", b"35", abs, np.ones(()), [None], [1j]], []
     return [None, 5, "x", [abs]], []  # function
 
 

@@ -81,6 +81,7 @@ TORCH = [
     (CosineAnnealing(0.3, T), lambda s, opt: s.CosineAnnealingLR(opt, T), T + 1),
     (CosineAnnealing(0.3, T, 1e-3), lambda s, opt: s.CosineAnnealingLR(opt, T, 1e-3), T + 1),
     (CosineAnnealing(3e-3, 10, 1e-4), lambda s, opt: s.CosineAnnealingLR(opt, 10, 1e-4), 11),
+    (CosineAnnealing(3e-3, 1, 1e-4), lambda s, opt: s.CosineAnnealingLR(opt, 1, 1e-4), 2),
     (CosineRestarts(0.3, 37), lambda s, opt: s.CosineAnnealingWarmRestarts(opt, 37), T),
     (
         CosineRestarts(0.3, 10, 2, 1e-3),

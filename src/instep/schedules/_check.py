@@ -4,7 +4,7 @@ import itertools
 import math
 import numbers
 import operator
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 Check = Callable[[str, Any], Any]
@@ -98,9 +98,12 @@ def one_of(*choices: str) -> Check:
 
 def entries(name: str, value: Any) -> tuple[Any, ...]:
     """A list, tuple, array or other iterable as a tuple."""
-    if isinstance(value, str) or not isinstance(value, Iterable):
-        raise TypeError(f"{name} must be a list or tuple, {seen(value)}")
-    return tuple(value)
+    try:
+        if not isinstance(value, str | bytes):
+            return tuple(value)
+    except TypeError:  # not to be iterated
+        pass
+    raise TypeError(f"{name} must be a list or tuple, {seen(value)}")
 
 
 def increasing(name: str, value: Any, minimum: int = 1) -> tuple[int, ...]:
