@@ -178,14 +178,8 @@ double instep_loss_classwise(int loss, const instep_classwise *call, int threads
                       views->classes * CLASS_COST, threads);
 }
 
-static double label_weight(const void *weight, instep_dtype dtype, int64_t label)
-{
-    if (dtype == INSTEP_FLOAT64) return ((const double *)weight)[label];
-    return (double)((const float *)weight)[label];
-}
-
 int64_t instep_check_labels(const instep_array *labels, int64_t classes, int64_t ignore_index,
-                            const void *weight, instep_dtype dtype, double *total)
+                            const double *weight, double *total)
 {
     intptr_t axes[2 * INSTEP_MAX_DIMS];
     int64_t label[INSTEP_TILE];
@@ -208,7 +202,7 @@ int64_t instep_check_labels(const instep_array *labels, int64_t classes, int64_t
         if (weight == NULL) *total += (double)used;
         else
             for (size_t i = 0; i < n; ++i)
-                if (label[i] != ignore_index) *total += label_weight(weight, dtype, label[i]);
+                if (label[i] != ignore_index) *total += weight[label[i]];
     }
     return -1;
 }

@@ -52,7 +52,7 @@ typedef struct {
     int labels; /* the target holds labels */
     size_t classes;
     intptr_t pred_step, target_step, gradient_step; /* bytes from class to class */
-    const void *class_weight;
+    const double *class_weight;
     int64_t ignore_index;
     double label_smoothing;
 } instep_loss_views;

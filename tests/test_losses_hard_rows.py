@@ -299,3 +299,18 @@ def test_none_of_nothing(loss, dtype):
     value, grad = loss(np.full((2, 3), np.nan, dtype), [-100, -100], reduction="none")
     assert_array_equal(value, [0.0, 0.0])
     assert not grad.any()
+
+
+@both
+def test_class_weights_that_float32_does_not_hold(loss):
+    """They are float64 whatever pred is: the mean of tiny or huge ones is that of ones."""
+    pred = np.array([[0.25, 0.75], [0.5, 0.5]], np.float32)
+    labels = np.array([1, 0])
+    value, grad = loss(pred, labels)
+    for size in (1e-60, 1e60):
+        weighted = loss(pred, labels, weight=np.full(2, size))
+        assert weighted.value == pytest.approx(value, rel=1e-12)
+        assert_allclose(weighted.grad, grad, rtol=1e-6)
+        one = loss(pred, labels, weight=[size, 0.0])
+        assert_allclose(one.grad[1], 2 * grad[1], rtol=1e-6)
+        assert not one.grad[0].any()

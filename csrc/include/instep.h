@@ -183,13 +183,12 @@ int64_t instep_count_outside(const instep_array *array, double low, double high,
                              int threads);
 
 /* One call of a loss over classes. pred, gradient (and soft targets) are rows along `axis`; labels
- * and values have pred's shape without it. `weight` is a dense, aligned array with one float64
- * (float32 unless pred is float64) per class, or NULL. Labels must have passed
- * instep_check_labels. */
+ * and values have pred's shape without it. `weight`: one number per class, or NULL. Labels must
+ * have passed instep_check_labels. */
 typedef struct {
     instep_array pred, target, gradient;
     const instep_array *values;
-    const void *weight;
+    const double *weight;
     int axis;
     int64_t ignore_index; /* rows with this label have value 0 and gradient 0; labels only */
     double label_smoothing, scale;
@@ -198,10 +197,10 @@ typedef struct {
 double instep_loss_classwise(int loss, const instep_classwise *call, int threads);
 
 /* Read all labels. Returns the position in C order of the first that is neither ignore_index nor
- * in [0, classes), or -1 when all are fine; then *total is the sum of weight[label] (float64 if
- * dtype says so, else float32; NULL: 1 each) over the labels that are not ignored. */
+ * in [0, classes), or -1 when all are fine; then *total is the sum of weight[label]
+ * (NULL: 1 each) over the labels that are not ignored. */
 int64_t instep_check_labels(const instep_array *labels, int64_t classes, int64_t ignore_index,
-                            const void *weight, instep_dtype dtype, double *total);
+                            const double *weight, double *total);
 
 /* One call of a loss over regions. The first `kept` axes of pred number the groups in C order, the
  * others are summed. target, gradient and mask (NULL: all elements) have pred's shape. */

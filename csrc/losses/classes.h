@@ -3,14 +3,14 @@
  *     t_k = w_k * ((1 - s) * q_k + s / C)
  *
  * with class weights w, label smoothing s, and q the soft target or the indicator of the label.
- * Hence weighted smoothing weighs every class by its own w, as PyTorch does. Targets are float64,
- * so that products with weights neither overflow nor vanish; the weights are REAL. A plain label
+ * Hence weighted smoothing weighs every class by its own w, as PyTorch does. Targets and
+ * weights are float64, so that products neither overflow nor vanish. A plain label
  * (no smoothing) is a spike: t is `height` at the label and 0 elsewhere. */
 
 /* The row at position `index` of the walk. */
 static instep_class_row FN(class_row)(const instep_loss_views *views, size_t index)
 {
-    const REAL *weight = views->class_weight;
+    const double *weight = views->class_weight;
     const char *target = instep_view_at(&views->target, index);
     instep_class_row row = {.pred = instep_view_at(&views->pred, index),
                             .target = target,
@@ -20,7 +20,7 @@ static instep_class_row FN(class_row)(const instep_loss_views *views, size_t ind
     row.label = read_label(target, (instep_dtype)views->target.dtype);
     row.ignored = is_ignored(views, row.label);
     row.spike = views->label_smoothing == 0 && !row.ignored;
-    if (row.spike) row.height = weight ? (double)weight[row.label] : 1;
+    if (row.spike) row.height = weight ? weight[row.label] : 1;
     return row;
 }
 
@@ -35,7 +35,7 @@ static inline size_t FN(label_at)(const instep_class_row *row, size_t start, siz
 static void FN(effective_target)(double *restrict t, const instep_loss_views *views,
                                  const instep_class_row *row, size_t start, size_t n)
 {
-    const REAL *weight = views->class_weight;
+    const double *weight = views->class_weight;
     const double kept = row->ignored ? 0 : 1 - views->label_smoothing;
     const double uniform = row->ignored ? 0 : views->label_smoothing / (double)views->classes;
     if (views->labels) {
@@ -48,7 +48,7 @@ static void FN(effective_target)(double *restrict t, const instep_loss_views *vi
         for (size_t k = 0; k < n; ++k) t[k] = kept * t[k] + uniform;
     }
     if (weight)
-        for (size_t k = 0; k < n; ++k) t[k] *= (double)weight[start + k];
+        for (size_t k = 0; k < n; ++k) t[k] *= weight[start + k];
 }
 
 /* Where REAL elements lie at `at`, `step` bytes apart: there if they are dense, else NULL. */

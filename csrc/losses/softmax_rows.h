@@ -29,12 +29,12 @@ typedef struct {
 
 static void FN(read_labels)(FN(row_group) * group, const instep_loss_views *views)
 {
-    const REAL *weight = views->class_weight;
+    const double *weight = views->class_weight;
     load_labels(group->label, &views->target, group->first, group->n);
     for (size_t r = 0; r < group->n; ++r) {
         const int64_t label = group->label[r];
         group->ignored[r] = (uint8_t)is_ignored(views, label);
-        group->height[r] = group->ignored[r] ? 0 : weight ? (double)weight[label] : 1;
+        group->height[r] = group->ignored[r] ? 0 : weight ? weight[label] : 1;
     }
 }
 

@@ -169,10 +169,13 @@ static uint64_t hash_classes(int loss, instep_dtype dtype, intptr_t classes, int
     const intptr_t lines = LINES, eight = 8, size = size_of(dtype);
     const domain set = strcmp(instep_loss_name(loss), "cross_entropy") == 0 ? EIGHTHS : UNIT;
     instep_array flat = {values.memory, &lines, &size, 1, dtype};
-    instep_classwise call = {
-        .axis = axis, .values = &flat, .weight = weight.memory, .ignore_index = 7, .scale = 0.5};
+    instep_classwise call = {.axis = axis,
+                             .values = &flat,
+                             .weight = (const double *)(const void *)weight.memory,
+                             .ignore_index = 7,
+                             .scale = 0.5};
     shape_all(dtype, axis == 0 ? classes : LINES, axis == 0 ? LINES : classes);
-    shape_block(&weight, compute_type(dtype), 1, classes);
+    shape_block(&weight, INSTEP_FLOAT64, 1, classes);
     shape_block(&values, dtype, 1, LINES);
     fill_block(&pred, set, 1, often);
     fill_block(&target, UNIT, 2, often);

@@ -22,8 +22,8 @@ static const double scale = 0.5;
 /* Dense rows in the type computed in; the target as the other arrays hold it. */
 static struct {
     _Alignas(64) char pred[8 * MOST_LINES * MOST_CLASSES], gradient[8 * MOST_LINES * MOST_CLASSES];
-    char values[8 * MOST_LINES], weight[8 * MOST_CLASSES];
-    double target[MOST_LINES * MOST_CLASSES];
+    char values[8 * MOST_LINES];
+    double weight[MOST_CLASSES], target[MOST_LINES * MOST_CLASSES];
     int64_t label[MOST_LINES];
     double total;
     uint64_t hash; /* of all results so far */
@@ -103,7 +103,7 @@ static void place_call(const class_case *c)
     place(c, &pred, c->pred, c->dtype);
     place(c, &gradient, c->gradient, c->dtype);
     arena_place(&values, c->values, c->dtype, 1, c->lines, c->at_end);
-    arena_place(&weight, DENSE, type, 1, c->classes, c->at_end);
+    arena_place(&weight, DENSE, INSTEP_FLOAT64, 1, c->classes, c->at_end);
     fill(&weight, EIGHTHS, 3);
     if (has_labels(c)) arena_place(&target, c->target, c->given, 1, c->lines, c->at_end);
     else place(c, &target, c->target, c->given);
@@ -145,7 +145,8 @@ static double call_loss(const class_case *c)
                              .target = array_of(c, &target, shape[1], strides[1]),
                              .gradient = array_of(c, &gradient, shape[2], strides[2]),
                              .values = c->valued ? &flat : NULL,
-                             .weight = c->weighted ? weight.array.data : NULL,
+                             .weight = c->weighted ? (const double *)(const void *)weight.array.data
+                                                   : NULL,
                              .axis = c->axis,
                              .ignore_index = IGNORED,
                              .label_smoothing = c->smoothing,
@@ -178,7 +179,7 @@ static void compute_dense(const class_case *c)
             if (!has_labels(c)) dense.target[i] = get(class_at(c, &target, line, k), c->given);
         }
     }
-    memcpy(dense.weight, weight.array.data, (size_t)(c->classes * size));
+    memcpy(dense.weight, weight.array.data, (size_t)c->classes * sizeof(double));
     if (has_labels(c))
         call.target = (instep_array){(char *)dense.label, shape, &wide[1], 1, INSTEP_INT64};
     dense.total = instep_loss_classwise(c->loss, &call, 1);

@@ -6,8 +6,7 @@ static arena target;
 static void test_labels(void)
 {
     double total;
-    const float narrow[] = {0.5f, 2, 8};
-    const double wide[] = {0.5, 2, 8};
+    const double weight[] = {0.5, 2, 8};
     for (instep_dtype dtype = INSTEP_INT8; dtype <= INSTEP_UINT64; ++dtype) {
         int ok = 1;
         for (layout how = DENSE; how <= PACKED; ++how)
@@ -17,15 +16,12 @@ static void test_labels(void)
                     put(arena_at(&target, i / target.shape[1], i % target.shape[1]), dtype,
                         (double)(i % 4));
                 const intptr_t used = n - n / 4;
-                ok &= instep_check_labels(&target.array, 3, 3, NULL, dtype, &total) == -1;
+                ok &= instep_check_labels(&target.array, 3, 3, NULL, &total) == -1;
                 ok &= total == (double)used;
-                instep_check_labels(&target.array, 3, 3, narrow, INSTEP_FLOAT32, &total);
+                instep_check_labels(&target.array, 3, 3, weight, &total);
                 ok &= total == 10.5 * (double)(n / 4) + (n % 4 > 0) * 0.5 + (n % 4 > 1) * 2 +
                                    (n % 4 > 2) * 8;
-                const double before = total;
-                instep_check_labels(&target.array, 3, 3, wide, INSTEP_FLOAT64, &total);
-                ok &= total == before;
-                const int64_t wrong = instep_check_labels(&target.array, 3, 0, NULL, dtype, &total);
+                const int64_t wrong = instep_check_labels(&target.array, 3, 0, NULL, &total);
                 ok &= wrong == (n > 3 ? 3 : -1);
                 ok &= arena_intact(&target);
             }
@@ -34,9 +30,8 @@ static void test_labels(void)
     const uint64_t huge[] = {0, UINT64_MAX, UINT64_C(1) << 63};
     const intptr_t shape = 3, stride = 8;
     const instep_array labels = {(char *)(uintptr_t)huge, &shape, &stride, 1, INSTEP_UINT64};
-    check(instep_check_labels(&labels, 3, -1, NULL, INSTEP_FLOAT64, &total) == 1,
-          "a label of 2^64 - 1 is not -1");
-    check(instep_check_labels(&labels, 3, INT64_MAX, NULL, INSTEP_FLOAT64, &total) == 1,
+    check(instep_check_labels(&labels, 3, -1, NULL, &total) == 1, "a label of 2^64 - 1 is not -1");
+    check(instep_check_labels(&labels, 3, INT64_MAX, NULL, &total) == 1,
           "a label of 2^64 - 1 is not 2^63 - 1");
 }
 

@@ -177,7 +177,7 @@ typedef struct {
     float pred[LINES * CLASSES], target[LINES * CLASSES], weight[LINES * CLASSES];
     float gradient[LINES * CLASSES], values[LINES];
     int16_t label[LINES];
-    double factor[GROUPS], score[GROUPS];
+    double class_weight[LINES], factor[GROUPS], score[GROUPS];
     double total[2 * MOST_LOSSES];
 } loss_data;
 
@@ -190,7 +190,10 @@ static void fill_losses(loss_data *data)
         data->target[i] = (float)some_number(&seed);
         data->weight[i] = (float)some_number(&seed);
     }
-    for (int i = 0; i < LINES; ++i) data->label[i] = (int16_t)(i * 37 % CLASSES);
+    for (int i = 0; i < LINES; ++i) {
+        data->label[i] = (int16_t)(i * 37 % CLASSES);
+        data->class_weight[i] = some_number(&seed);
+    }
     for (int i = 0; i < GROUPS; ++i) data->factor[i] = some_number(&seed);
 }
 
@@ -216,7 +219,7 @@ static void run_classwise(loss_data *data, instep_array pred, instep_array targe
                              .target = label,
                              .gradient = gradient,
                              .values = &values,
-                             .weight = data->weight,
+                             .weight = data->class_weight,
                              .axis = 1,
                              .ignore_index = 5,
                              .label_smoothing = 0.1,

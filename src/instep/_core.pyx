@@ -57,7 +57,7 @@ cdef extern from "instep.h" nogil:
         instep_array target
         instep_array gradient
         const instep_array *values
-        const void *weight
+        const double *weight
         int axis
         int64_t ignore_index
         double label_smoothing
@@ -104,7 +104,7 @@ cdef extern from "instep.h" nogil:
     double instep_loss_classwise(int loss, const instep_classwise *call, int threads)
     int instep_loss_regionwise(const instep_regionwise *call, int threads)
     int64_t instep_check_labels(const instep_array *labels, int64_t classes,
-                                int64_t ignore_index, const void *weight, instep_dtype dtype,
+                                int64_t ignore_index, const double *weight,
                                 double *total)
 
 cpdef enum:  # what `Plan.bind` returns unless it stops at a leaf

@@ -135,7 +135,7 @@ cdef bint take_elementwise(elementwise_call *at, pred, target, weight, out, extr
 
 
 def elementwise(int loss, pred, target, weight, out, reduction, tuple coefficients, extra,
-                bint by_weight, int last_reduction, int threads, bint checked):
+                bint by_weight, int last_reduction, bint checked):
     """(value, gradient) of an elementwise loss, or None.
 
     `coefficients` and `extra` have been checked. `by_weight`: a mean divides by the sum of the
@@ -150,7 +150,7 @@ def elementwise(int loss, pred, target, weight, out, reduction, tuple coefficien
     if how == BATCHMEAN:
         divisor = cnp.PyArray_DIM(pred, 0) if at.call.pred.ndim > 0 else 1
     elif how == MEAN and weight is not None and by_weight:
-        divisor = instep_sum(&at.weight, threads)
+        divisor = instep_sum(&at.weight, default_threads)
     elif how == MEAN:
         divisor = cnp.PyArray_SIZE(pred)
     if 0 < abs(divisor) < SMALLEST_DIVISOR:
@@ -168,10 +168,10 @@ def elementwise(int loss, pred, target, weight, out, reduction, tuple coefficien
     at.call.coefficients = at.coefficients
     at.call.scale = 1 / divisor
     if cnp.PyArray_SIZE(pred) < KEEP_GIL:
-        total = instep_loss_elementwise(loss, &at.call, threads)
+        total = instep_loss_elementwise(loss, &at.call, default_threads)
     else:
         with nogil:
-            total = instep_loss_elementwise(loss, &at.call, threads)
+            total = instep_loss_elementwise(loss, &at.call, default_threads)
     return (total / divisor if values is None else values), gradient
 
 
@@ -189,9 +189,8 @@ cdef bint same_rows(cnp.ndarray labels, cnp.ndarray pred, int axis) noexcept:
 
 
 cdef bint is_class_weight(object weight, cnp.ndarray pred, int axis) noexcept:
-    """One aligned float64 per class, or float32 where pred is not float64?"""
+    """One aligned float64 per class?"""
     cdef cnp.ndarray array
-    cdef int wanted = INSTEP_FLOAT64 if float_code(pred) == INSTEP_FLOAT64 else INSTEP_FLOAT32
     if not cnp.PyArray_CheckExact(weight):
         return False
     array = weight
@@ -199,7 +198,7 @@ cdef bint is_class_weight(object weight, cnp.ndarray pred, int axis) noexcept:
         return False
     if cnp.PyArray_DIM(array, 0) != cnp.PyArray_DIM(pred, axis):
         return False
-    return float_code(array) == wanted
+    return float_code(array) == INSTEP_FLOAT64
 
 
 cdef cnp.ndarray new_rows(cnp.ndarray pred, int axis):
@@ -235,7 +234,7 @@ cdef bint take_classwise(instep_classwise *call, pred, target, weight, out, bint
     if weight is not None:
         if not is_class_weight(weight, pred, call.axis):
             return False
-        call.weight = cnp.PyArray_DATA(<cnp.ndarray>weight)
+        call.weight = <const double *>cnp.PyArray_DATA(<cnp.ndarray>weight)
     return out is None or checked or is_output(out, pred, target, weight)
 
 
@@ -255,7 +254,7 @@ cdef int64_t count_rows(const instep_classwise *call, double *used) noexcept nog
     cdef int axis
     if call.target.ndim < call.pred.ndim:
         return instep_check_labels(&call.target, call.pred.shape[call.axis], call.ignore_index,
-                                   call.weight, call.pred.dtype, used)
+                                   call.weight, used)
     used[0] = 1
     for axis in range(call.pred.ndim):
         if axis != call.axis:
@@ -264,7 +263,7 @@ cdef int64_t count_rows(const instep_classwise *call, double *used) noexcept nog
 
 
 def classwise(int loss, pred, target, weight, out, reduction, ignore_index, label_smoothing,
-              int threads, bint checked):
+              bint checked):
     """(value, gradient) of a loss over the class axis, or None.
 
     Of checked arguments with labels out of range: the position of the first, in C order."""
@@ -279,8 +278,11 @@ def classwise(int loss, pred, target, weight, out, reduction, ignore_index, labe
         return None
     if not take_classwise(&call, pred, target, weight, out, checked):
         return None
-    with nogil:
+    if cnp.PyArray_SIZE(pred) < KEEP_GIL:
         position = count_rows(&call, &used)
+    else:
+        with nogil:
+            position = count_rows(&call, &used)
     if position >= 0:
         return position if checked else None
     divisor = used if how == MEAN else 1
@@ -296,17 +298,17 @@ def classwise(int loss, pred, target, weight, out, reduction, ignore_index, labe
         call.values = &values_array
     call.scale = 1 / divisor
     if cnp.PyArray_SIZE(pred) < KEEP_GIL:
-        total = instep_loss_classwise(loss, &call, threads)
+        total = instep_loss_classwise(loss, &call, default_threads)
     else:
         with nogil:
-            total = instep_loss_classwise(loss, &call, threads)
+            total = instep_loss_classwise(loss, &call, default_threads)
     return (total / divisor if values is None else values), gradient
 
 
 # ---- regions, and whole arrays -------------------------------------------------------------------
 
 def regionwise(cnp.ndarray pred, cnp.ndarray target, mask, cnp.ndarray gradient, int kept,
-               cnp.ndarray factor, cnp.ndarray score, tuple coefficients, int threads):
+               cnp.ndarray factor, cnp.ndarray score, tuple coefficients):
     """Write the gradient and one score per group. The first `kept` axes number the groups;
     `factor` and `score` are dense float64. Everything has been checked."""
     cdef instep_regionwise call
@@ -327,23 +329,23 @@ def regionwise(cnp.ndarray pred, cnp.ndarray target, mask, cnp.ndarray gradient,
     call.score = <double *>cnp.PyArray_DATA(score)
     call.kept = kept
     with nogil:
-        failed = instep_loss_regionwise(&call, threads)
+        failed = instep_loss_regionwise(&call, default_threads)
     if failed:
         raise MemoryError
 
 
-def count_outside(cnp.ndarray array, double low, double high, bint sizes, int threads):
+def count_outside(cnp.ndarray array, double low, double high, bint sizes):
     """How many elements, or their absolute values, are below `low` or above `high`."""
     cdef instep_array view = describe(array, real_code(array))
     cdef int64_t count
     with nogil:
-        count = instep_count_outside(&view, low, high, sizes, threads)
+        count = instep_count_outside(&view, low, high, sizes, default_threads)
     return count
 
 
-def array_sum(cnp.ndarray array, int threads):
+def array_sum(cnp.ndarray array):
     cdef instep_array view = describe(array, real_code(array))
     cdef double total
     with nogil:
-        total = instep_sum(&view, threads)
+        total = instep_sum(&view, default_threads)
     return total

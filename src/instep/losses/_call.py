@@ -4,7 +4,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from instep import _core, config
+from instep import _core
 from instep._check import Array, choice
 from instep.losses import _check
 
@@ -45,8 +45,7 @@ def elementwise(
 ) -> LossGrad:
     """A loss that treats each element alone. `coefficients` and `extra` have been checked."""
     options = reduction, coefficients, extra, mean_of_weights, last_reduction
-    threads = config.get_num_threads()
-    found = _core.elementwise(loss, pred, target, weight, out, *options, threads, False)
+    found = _core.elementwise(loss, pred, target, weight, out, *options, False)
     if found is None:
         choice(
             "reduction", reduction, [name for name, k in REDUCTIONS.items() if k <= last_reduction]
@@ -59,7 +58,7 @@ def elementwise(
             others = {"target": target, "weight": weight, "pos_weight": extra}
             out = _check.output(out, pred, others)
         pred, target, weight, plain = _plain(pred, target, weight, out)
-        found = _core.elementwise(loss, pred, target, weight, plain, *options, threads, True)
+        found = _core.elementwise(loss, pred, target, weight, plain, *options, True)
         if found is None:
             raise _check.too_small()
         if out is not None:  # of a subclass, perhaps
@@ -78,7 +77,7 @@ def classwise(
     out: Any,
 ) -> LossGrad:
     """A loss over the class axis."""
-    options = reduction, ignore_index, label_smoothing, config.get_num_threads()
+    options = reduction, ignore_index, label_smoothing
     found = _core.classwise(loss, pred, target, weight, out, *options, False)
     if found is None:
         found = _checked_classwise(loss, pred, target, weight, out, *options)
@@ -94,7 +93,6 @@ def _checked_classwise(
     reduction: str,
     ignore_index: int,
     label_smoothing: float,
-    threads: int,
 ) -> Any:
     choice("reduction", reduction, ("mean", "sum", "none"))
     smoothing = _check.share("label_smoothing", label_smoothing)
@@ -107,7 +105,7 @@ def _checked_classwise(
     if weight is not None:
         weight = _check.class_weight(weight, pred)
     pred, target, weight, plain = _plain(pred, target, weight, out)
-    options = reduction, ignore, smoothing, threads
+    options = reduction, ignore, smoothing
     found = _core.classwise(loss, pred, target, weight, plain, *options, True)
     if found is None:
         raise _check.too_small()

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from instep import _check, _core, config
+from instep import _check, _core
 from instep._check import Array, describe, is_bfloat16, native, overlaps_itself, share_memory
 
 _FLOATS = {np.dtype(np.float16), np.dtype(np.float32), np.dtype(np.float64)}
@@ -109,7 +109,7 @@ def broadcast(name: str, value: object, pred: Array) -> Array:
 
 def within(name: str, array: Array, low: float, high: float, sizes: bool, wanted: str) -> None:
     """All elements (or their absolute values) are in [low, high] or NaN."""
-    if not _core.count_outside(array, low, high, sizes, config.get_num_threads()):
+    if not _core.count_outside(array, low, high, sizes):
         return
     values = np.abs(array) if sizes else array
     position = np.unravel_index(np.argmax((values < low) | (values > high)), array.shape)
@@ -142,13 +142,12 @@ def classes(pred: object) -> Array:
 
 
 def class_weight(weight: object, pred: Array) -> Array:
-    """One number per class, in the type that is computed in."""
+    """One float64 per class."""
     array = real_array("weight", weight)
     count = pred.shape[class_axis(pred)]
     if array.shape != (count,):
         raise ValueError(f"weight must have one entry per class ({count},), got {array.shape}")
-    dtype = np.float64 if pred.dtype == np.float64 else np.float32
-    return np.require(array, dtype, ["C", "ALIGNED", "ENSUREARRAY"])
+    return np.require(array, np.float64, ["C", "ALIGNED", "ENSUREARRAY"])
 
 
 def class_target(target: object, pred: Array, ignore_index: int) -> Array:

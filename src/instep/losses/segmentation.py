@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from instep import _core, config
+from instep import _core
 from instep._check import Array, choice, flag
 from instep.losses import _check
 from instep.losses._call import LossGrad, Reduction
@@ -270,8 +270,7 @@ def _region(
     kept = tuple(k for k in range(pred.ndim) if k not in summed)
     shape = tuple(pred.shape[k] for k in kept)
     weights = np.ones(shape) if options.weight is None else _weights(options.weight, shape, kept)
-    threads = config.get_num_threads()
-    divisor = _core.array_sum(weights, threads) if options.reduction == "mean" else 1.0
+    divisor = _core.array_sum(weights) if options.reduction == "mean" else 1.0
     if options.out is None:
         grad = np.empty_like(pred, subok=False)
     else:
@@ -293,12 +292,11 @@ def _region(
         np.divide(weights, divisor, out=np.empty(shape)),
         scores,
         numbers,
-        threads,
     )
     scores *= weights
     if options.reduction == "none":
         return LossGrad(scores.astype(pred.dtype), grad)
-    return LossGrad(_core.array_sum(scores, threads) / divisor, grad)
+    return LossGrad(_core.array_sum(scores) / divisor, grad)
 
 
 def _ignored(value: Any) -> float:
