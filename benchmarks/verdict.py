@@ -19,9 +19,8 @@ comes from other seeds, and from works that the tuning never saw (`OTHERS`).
 """
 
 import argparse
-import sys
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -37,7 +36,6 @@ TOLERANCE = 0.05
 VERDICTS = ("too_low", "just_right", "too_high")
 TUNED_ON = (0, 1, 2)
 REPORTED = (100, 101, 102)
-RESULT = Path(__file__).resolve().parent / "results" / "verdict.txt"
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
@@ -228,3 +226,135 @@ def truth(runs: Mapping[float, Run]) -> dict[float, str]:
         else:
             verdicts[rate] = "too_high" if run.diverged or rate > best else "too_low"
     return verdicts
+
+
+# ---- the verdict on each run -----------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Row:
+    """One work and seed: what each rate of the grid showed, and what was said about it."""
+
+    work: Work
+    seed: int
+    runs: Mapping[float, Run]
+    truths: Mapping[float, str]
+    said: Mapping[float, instep.Diagnosis]
+
+    def right(self, rate: float) -> bool:
+        return self.truths[rate] == self.said[rate].verdict
+
+
+def judge(work: Work, seed: int, rates: Sequence[float] = RATES, epochs: int | None = None) -> Row:
+    """Train at every rate, then diagnose each run by itself."""
+    runs = {rate: train(work, rate, seed, epochs) for rate in rates}
+    said = {
+        rate: instep.diagnose(run.losses, run.lrs if work.cosine else None)
+        for rate, run in runs.items()
+    }
+    return Row(work, seed, runs, truth(runs), said)
+
+
+def agreement(rows: Sequence[Row]) -> float:
+    """The share of all cells where the verdict is the truth."""
+    return float(np.mean([row.right(rate) for row in rows for rate in row.runs]))
+
+
+def called_fine(rows: Sequence[Row]) -> list[tuple[str, int, float]]:
+    """Diverged runs that were called just right; there must be none."""
+    return [
+        (row.work.name, row.seed, rate)
+        for row in rows
+        for rate, run in row.runs.items()
+        if run.diverged and row.said[rate].verdict == "just_right"
+    ]
+
+
+def journey(row: Row, rate: float, most: int = 8) -> tuple[bool, int]:
+    """Follow the suggestions from a rate, on the grid: did they end well, after how many runs?"""
+    rates = np.array(list(row.runs))
+    for count in range(1, most + 1):
+        diagnosis = row.said[rate]
+        if diagnosis.verdict == "just_right":
+            return row.truths[rate] == "just_right", count
+        wanted = np.log(rate * diagnosis.factor)
+        rate = float(rates[np.abs(np.log(rates) - wanted).argmin()])
+    return False, most
+
+
+# ---- the tables ------------------------------------------------------------------------------
+
+MARKS = {"too_low": "-", "just_right": "o", "too_high": "+"}
+
+
+def marks(row: Row) -> list[str]:
+    """Two lines: what full training shows, and the verdicts that differ."""
+    shown = "".join(
+        f"{'x' if run.diverged else MARKS[row.truths[rate]]:>5}" for rate, run in row.runs.items()
+    )
+    said = "".join(
+        f"{'' if row.right(rate) else MARKS[row.said[rate].verdict]:>5}" for rate in row.runs
+    )
+    lines = [f"{row.work.name:<30}{row.seed:>4}{shown}"]
+    return lines + ([f"{'  said instead':<34}{said}"] if said.strip() else [])
+
+
+def summary(rows: Sequence[Row]) -> list[str]:
+    """Figures over some rows."""
+    cells = [(row, rate) for row in rows for rate in row.runs]
+    wrong = [(row, rate) for row, rate in cells if not row.right(rate)]
+    edge = sum(TOLERANCE / 2 <= gaps(row.runs)[rate] <= 2 * TOLERANCE for row, rate in wrong)
+    diverged = sum(row.runs[rate].diverged for row, rate in cells)
+    ends = [journey(row, rate) for row, rate in cells]
+    counts = Counter((row.truths[rate], row.said[rate].verdict) for row, rate in cells)
+    return [
+        f"agreement {agreement(rows):.1%}: {len(cells) - len(wrong)} of {len(cells)} cells, none "
+        "left out",
+        f"{edge} of the {len(wrong)} others have a gap between {TOLERANCE / 2:.1%} and "
+        f"{2 * TOLERANCE:.0%}, within a factor of two of the limit",
+        f"diverged runs: {diverged}, of which called just right: {len(called_fine(rows))}",
+        f"the suggestions, followed from any rate of the grid, end at a rate that is just right in "
+        f"{np.mean([good for good, _ in ends]):.1%} of the cases, after "
+        f"{np.mean([count for _, count in ends]):.1f} runs on average",
+        "",
+        f"{'truth':<12}" + "".join(f"{name:>22}" for name in (f"said {v}" for v in VERDICTS)),
+        *(f"{t:<12}" + "".join(f"{counts[t, v]:>22}" for v in VERDICTS) for t in VERDICTS),
+    ]
+
+
+def report(parts: Mapping[str, Sequence[Row]]) -> str:
+    """All tables as text."""
+    lines = [
+        "instep.diagnose against full training; the definitions are in benchmarks/verdict.py",
+        "- too low, o just right, + too high, x diverged (too high); below: verdicts that differ",
+    ]
+    for title, rows in parts.items():
+        rates = "".join(f"{rate:>5.0e}".replace("e-0", "e-").replace("e+0", "e+") for rate in RATES)
+        lines += ["", f"==== {title}", "", f"{'work':<30}{'seed':>4}{rates}"]
+        lines += [line for row in rows for line in marks(row)]
+        lines += ["", *summary(rows)]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--tuning", action="store_true", help="the seeds the rules were chosen on")
+    parser.add_argument("--output", type=Path, help="also write the text there")
+    options = parser.parse_args()
+    seeds = TUNED_ON if options.tuning else REPORTED
+    instep.set_num_threads(1)
+    parts = {
+        f"the grid, seeds {seeds}": [judge(w, seed) for w in WORKS for seed in seeds],
+    }
+    if not options.tuning:
+        parts["other works, never tuned on"] = [judge(w, seed) for w in OTHERS for seed in seeds]
+    text = report(parts)
+    print(text, end="")
+    if options.output:
+        options.output.write_text(text)
+    fine = all(agreement(rows) >= 0.9 and not called_fine(rows) for rows in parts.values())
+    return 0 if fine else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -7,6 +7,8 @@ from instep.config import get_num_threads as get_num_threads
 from instep.config import isa as isa
 from instep.config import set_num_threads as set_num_threads
 from instep.config import show_config as show_config
+from instep.diagnose import Diagnosis as Diagnosis
+from instep.diagnose import diagnose as diagnose
 from instep.optim import SGD as SGD
 from instep.optim import Adam as Adam
 from instep.optim import AdamW as AdamW
@@ -20,10 +22,12 @@ __all__ = [
     "SGD",
     "Adam",
     "AdamW",
+    "Diagnosis",
     "LoadReport",
     "RMSprop",
     "StepReport",
     "available_isas",
+    "diagnose",
     "get_num_threads",
     "isa",
     "losses",
