@@ -14,8 +14,11 @@ own mini-batch losses and nothing else. The truth was defined before any rule of
 Every cell of the grid counts, those near 5 % too: there is no neutral band. How many disagreements
 have a gap within a factor of two of 5 % is printed beside the figure, for information.
 
-The rules and thresholds of `diagnose` were chosen on `TUNED_ON`; what is reported and asserted
-comes from other seeds, and from works that the tuning never saw (`OTHERS`).
+The rules and thresholds of `diagnose` were chosen on `TUNED_ON`, and on the same works with a
+cosine schedule and with batches of 8. What is reported comes from other seeds, and from works that
+were not used to choose anything (`OTHERS`). A first version was looked at on seeds 100 to 102 and
+on `OTHERS` (90.9 % and 89.9 %); it was then changed on the tuning seeds alone, and seeds 200 to 202
+were run once, afterwards.
 """
 
 import argparse
@@ -34,8 +37,8 @@ import instep
 RATES = tuple(float(f"{rate:.3g}") for rate in np.geomspace(1e-6, 10, 22))
 TOLERANCE = 0.05
 VERDICTS = ("too_low", "just_right", "too_high")
-TUNED_ON = (0, 1, 2)
-REPORTED = (100, 101, 102)
+TUNED_ON = tuple(range(10))
+REPORTED = (200, 201, 202)
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
@@ -124,7 +127,7 @@ WORKS = (
     Work("friedman MLP, AdamW", friedman, (64, 32), MSE, 30, ADAMW),
     Work("friedman MLP, SGD 0.9", friedman, (64, 32), MSE, 30, MOMENTUM),
 )
-# Never looked at while the rules were chosen: other optimizers, lengths, batches, a schedule.
+# Nothing was chosen on these: other optimizers, models, lengths, batches, a schedule.
 OTHERS = (
     Work("digits MLP, RMSprop", digits, (64,), CE, 10, instep.RMSprop, 64, outputs=10),
     Work("digits MLP, AdamW, cosine", digits, (128, 64), CE, 15, ADAMW, outputs=10, cosine=True),

@@ -22,11 +22,15 @@ WINDOWS = 20  # of at least 5 losses: the curve without its noise, in which clim
 VISIBLE = 3.0
 # A first loss so far above the later ones, in robust deviations, is descent and not noise.
 SURPRISE = 4.0
+# The mean of the next ones above the first by so much of the noise, or by this share of it where
+# losses are not negative, is no noise either: the first update threw it there.
+JUMP = 3.0
+JUMP_SHARE = 0.5
 # The largest of 1,000 noisy losses is up to 6 deviations above a low first one; with longer tails
 # than the normal's it grows with the logarithm of their number.
 LARGEST = 7.0
 # A third of the losses below this share of the first one, though the mean has not fallen.
-SWING = 0.02
+SWING = 0.05
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,9 @@ class Curve:
     @property
     def largest_by_chance(self) -> float:
         """How far the largest of so many noisy losses may lie above a low first one."""
-        return LARGEST * max(1.0, math.log(self.steps) / math.log(1000)) * self.noise
+        many = max(1.0, math.log(self.steps) / math.log(1000))
+        # The noise is that of the second half; where losses are squares, it falls with the level.
+        return LARGEST * many * self.noise / min(self.left, 1.0)
 
     def says(self, value: float) -> str:
         """A level as the user knows it."""
@@ -100,22 +106,25 @@ def measure(losses: Floats, rates: Floats | None) -> Curve:
         after=float(reached) - end,
         decayed=stop <= n - level,
         swings=bool(positive and np.quantile(second, 1 / 3) < SWING * losses[0]),
-        left=end / start if positive and start > 0 else 1.0,
+        left=end / start if positive and end > 0 else 1.0,
     )
 
 
 def _start(losses: Floats, level: int, noise: float, usual: float) -> tuple[float, float]:
     """The level at the start, and its error.
 
-    The mean of the first few, unless the loss leaves its first value at once: upwards, or down to
-    where no noise would reach."""
-    early = max(1, int(len(losses) * EARLY))
-    first, mean = float(losses[0]), float(losses[:early].mean())
+    The mean of the first few: of three where the loss fell at once, further than any noise
+    reaches. The first alone where the next ones jump up: they show what it did then."""
+    early, few = max(1, int(len(losses) * EARLY)), 3
+    first, opening, mean = (float(losses[:k].mean()) for k in (1, few, early))
     robust = usual / 0.954  # the median of the difference of two normal numbers
-    fell = first - float(np.median(losses[-level:])) > SURPRISE * robust
-    if mean > first or fell:
+    fell = opening - float(np.median(losses[-level:])) > SURPRISE * robust / math.sqrt(few)
+    if fell:
+        mean, early = opening, few
+    allowed = JUMP * noise if losses.min() < 0 else min(JUMP * noise, JUMP_SHARE * first)
+    if mean - first > allowed:
         return first, min(noise, robust)
-    return mean, noise / math.sqrt(early)
+    return mean, (min(noise, robust) if fell else noise) / math.sqrt(early)
 
 
 def _halves(n: int, rates: Floats | None, level: int) -> tuple[int, int]:

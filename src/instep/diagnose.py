@@ -30,17 +30,17 @@ FEWEST = 20  # losses; fewer do not tell noise from trend
 OVERSHOOT = 4.0
 # How far the smoothed curve may climb, in descents and in errors: of 20 windows without any
 # trend, one run in a hundred climbs by four errors.
-CLIMB = 0.08
+CLIMB = 0.1
 CLIMB_ERRORS = 4.0
 # The share of the descent that came between the middle and the end of the run: 0.42 on a straight
 # line (of means over a fifth and a tenth), 0 on a plateau. Rates that miss 5 % of what the best
 # one gains show more than this.
 STILL_FALLING = 0.025
 FALLING_ERRORS = 2.0
-STEEP = 0.25  # ... and this counts whatever the error, as on a straight line
+STEEP = 0.15  # ... and this counts whatever the error, as on a straight line
 # What is left to gain for losses that are never negative, as a share of the first level: runs
 # within 5 % of the best end below this (a level over the last steps is a little high).
-NOTHING_LEFT = 0.06
+NOTHING_LEFT = 0.07
 # Under a schedule that decays: an early overshoot is forgiven where the end is below this share
 # of the first loss and the decay itself brought this share of the descent. A dead network
 # recovers from nothing.
@@ -215,7 +215,7 @@ def _decide(losses: Floats, rates: Floats | None, reports: list[StepReport] | No
     if found:
         return found
     curve = measure(losses, rates)
-    return _too_high(curve) or _too_low(curve) or _just_right(curve)
+    return _decided_by_levels(curve) or _too_high(curve) or _too_low(curve) or _just_right(curve)
 
 
 def _nonfinite(losses: Floats) -> Found | None:
@@ -248,31 +248,35 @@ def _evidence(reports: list[StepReport]) -> Found | None:
     return None
 
 
-def _too_high(c: Curve) -> Found | None:
+def _decided_by_levels(c: Curve) -> Found | None:
+    """What the first and the last level say alone."""
     if c.end > c.first and -c.descent > VISIBLE * c.error:
         levels = f"at {c.says(c.end)}, begun at {c.says(c.first)}"
         return "too_high", f"the loss ends above where it began: {levels}", 0.1
-    if _recovered(c):
-        return None
+    return _just_right(c) if c.left < NOTHING_LEFT else None
+
+
+def _too_high(c: Curve) -> Found | None:
     descent = max(c.descent, 0.0)
+    gain = f"where the whole run gained {c.says(descent)}"
     over = c.peak - max(c.first, c.start)
     if over > OVERSHOOT * descent and over > c.largest_by_chance:
         rise = f"from {c.says(c.first)} to {c.says(c.peak)} at step {c.peak_step}"
-        gain = f"the whole run gained {c.says(descent)}"
-        return "too_high", f"the loss overshot: {rise}, where {gain}", 0.1
-    if c.climb > CLIMB * descent and c.climb > CLIMB_ERRORS * c.climb_error:
-        gain = f"where the whole run gained {c.says(descent)}"
-        reason = f"the smoothed loss climbs again, by {c.says(c.climb)} {gain}"
-        return "too_high", reason, 0.3
-    if c.swings and not c.visible:
-        return "too_high", "losses swing between almost nothing and more than the first one", 0.1
-    return None
+        found: Found = "too_high", f"the loss overshot: {rise}, {gain}", 0.1
+    elif c.climb > CLIMB * descent and c.climb > CLIMB_ERRORS * c.climb_error:
+        rise = f"the smoothed loss climbs again, by {c.says(c.climb)}"
+        found = "too_high", f"{rise} {gain}", 0.3
+    elif c.swings and not c.visible:
+        found = "too_high", "losses swing between almost nothing and more than the first one", 0.1
+    else:
+        return None
+    return _just_right(c) if _recovered(c) else found
 
 
 def _recovered(c: Curve) -> bool:
     """Whether a decaying rate made good what a high one did before."""
     brought = max(RECOVERY * c.descent, FALLING_ERRORS * c.gain_error)
-    return c.decayed and c.visible and c.end < RECOVERED * c.first and c.after > brought
+    return c.decayed and c.end < RECOVERED * c.first and c.after > brought
 
 
 def _too_low(c: Curve) -> Found | None:
@@ -280,8 +284,8 @@ def _too_low(c: Curve) -> Found | None:
         moved = f"from {c.says(c.start)} to {c.says(c.end)}"
         return "too_low", f"the loss barely moves: {moved}, which is within its noise", 10.0
     seen = min(FALLING_ERRORS * c.gain_error, STEEP * c.descent)
-    annealed = c.decayed and c.after > c.gain  # it fell because of the decay, not in spite of it
-    if c.left > NOTHING_LEFT and c.gain > max(seen, STILL_FALLING * c.descent) and not annealed:
+    annealed = c.decayed and c.after > c.gain + c.gain_error  # it fell because of the decay, not in spite of it
+    if c.gain > max(seen, STILL_FALLING * c.descent) and not annealed:
         share = c.gain / c.descent
         reason = f"{share:.1%} of the descent came after the middle of the run: it goes on"
         return "too_low", reason, 10.0 if share > STEEP else 3.0
