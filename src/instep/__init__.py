@@ -9,6 +9,8 @@ from instep.config import set_num_threads as set_num_threads
 from instep.config import show_config as show_config
 from instep.diagnose import Diagnosis as Diagnosis
 from instep.diagnose import diagnose as diagnose
+from instep.lr_range import LRRangeTest as LRRangeTest
+from instep.lr_range import lr_range_test as lr_range_test
 from instep.optim import SGD as SGD
 from instep.optim import Adam as Adam
 from instep.optim import AdamW as AdamW
@@ -23,6 +25,7 @@ __all__ = [
     "Adam",
     "AdamW",
     "Diagnosis",
+    "LRRangeTest",
     "LoadReport",
     "RMSprop",
     "StepReport",
@@ -31,6 +34,7 @@ __all__ = [
     "get_num_threads",
     "isa",
     "losses",
+    "lr_range_test",
     "schedules",
     "set_num_threads",
     "show_config",

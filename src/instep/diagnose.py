@@ -284,7 +284,9 @@ def _too_low(c: Curve) -> Found | None:
         moved = f"from {c.says(c.start)} to {c.says(c.end)}"
         return "too_low", f"the loss barely moves: {moved}, which is within its noise", 10.0
     seen = min(FALLING_ERRORS * c.gain_error, STEEP * c.descent)
-    annealed = c.decayed and c.after > c.gain + c.gain_error  # it fell because of the decay, not in spite of it
+    annealed = (
+        c.decayed and c.after > c.gain + c.gain_error
+    )  # it fell because of the decay, not in spite of it
     if c.gain > max(seen, STILL_FALLING * c.descent) and not annealed:
         share = c.gain / c.descent
         reason = f"{share:.1%} of the descent came after the middle of the run: it goes on"
