@@ -139,8 +139,9 @@ def lr_range_test(
     first rate at which they have fallen by 70 % of the way from their level at the start (the
     mean of the first tenth) to their minimum; *low* is where they have fallen by 10 %, *high* is
     the rate at the minimum. Smith reads these two off the curve; fastai suggests the steepest
-    point, or a tenth of the rate at the minimum. The first depends on the noise: on real data it
-    was right in 3 of 4 tests, the 70 % rule in all (docs/math.md).
+    point, or a tenth of the rate at the minimum. Of 36 tests on real and generated data, followed
+    by full training, the 70 % rule was right in 35, a tenth of the minimum's rate in 31, the
+    steepest point, which depends on the noise, in 29 (``benchmarks/range_test.py``).
 
     The test ends at the first loss that is not finite. Where the losses fall by less than their
     noise, or diverge before they fall, there is no suggestion, and ``reason`` says why.
@@ -335,7 +336,7 @@ def _read(rates: list[float], losses: Floats) -> Read:
     lowest = int(smoothed[opening:].argmin()) + opening
     descent = start - float(smoothed[lowest])
     noise = math.sqrt(np.square(np.diff(finite[: lowest + 1])).mean() / 2)
-    if start - finite[0] > max(abs(finite[0]), 2 * noise):
+    if start - finite[0] > max(2 * abs(finite[0]), noise):
         rose = f"rose from {finite[0]:.3g} to {start:.3g} within the first {opening} steps"
         return None, None, None, f"the loss {rose}; lower min_lr"
     if descent <= VISIBLE * noise * math.sqrt(1 / opening + 1 / width):
