@@ -17,6 +17,8 @@ from instep.optim import AdamW as AdamW
 from instep.optim import LoadReport as LoadReport
 from instep.optim import RMSprop as RMSprop
 from instep.optim import StepReport as StepReport
+from instep.recommend import Recommendation as Recommendation
+from instep.recommend import recommend as recommend
 
 __version__ = "0.1.0"
 
@@ -28,6 +30,7 @@ __all__ = [
     "LRRangeTest",
     "LoadReport",
     "RMSprop",
+    "Recommendation",
     "StepReport",
     "available_isas",
     "diagnose",
@@ -35,6 +38,7 @@ __all__ = [
     "isa",
     "losses",
     "lr_range_test",
+    "recommend",
     "schedules",
     "set_num_threads",
     "show_config",
