@@ -97,7 +97,8 @@ TASKS = {
         "Sudre et al., arXiv:1707.03237). No sigmoid in the network.",
         "losses.iou where intersection over union is the score; losses.tversky where misses and "
         "false alarms cost differently (Salehi et al., arXiv:1706.05721); the sum of dice and "
-        "binary_cross_entropy_with_logits (values and gradients add).",
+        "losses.binary_cross_entropy_with_logits, values and gradients added, as in nnU-Net "
+        "(Isensee et al., arXiv:1809.10486): measured in docs/choosing.md, it learns faster.",
     ),
 }
 

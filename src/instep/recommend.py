@@ -231,7 +231,8 @@ def _lines(advice: Recommendation) -> Iterator[str]:
             yield from _paragraph("", f"Or: {advice.alternatives[name]}")
     yield ""
     names = ", ".join(f"{name!r}" for name in (advice.task, advice.model))
-    yield f"instep.recommend({names}).build(params, total_steps) makes this optimizer."
+    yield "This optimizer is made by"
+    yield f"instep.recommend({names}).build(params, total_steps)"
 
 
 def _paragraph(name: str, text: str, width: int = 88) -> Iterator[str]:
