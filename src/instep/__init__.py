@@ -1,6 +1,7 @@
 """instep: fast, exact optimizers for NumPy."""
 
 from instep import losses as losses
+from instep import plots as plots
 from instep import schedules as schedules
 from instep.config import available_isas as available_isas
 from instep.config import get_num_threads as get_num_threads
@@ -38,6 +39,7 @@ __all__ = [
     "isa",
     "losses",
     "lr_range_test",
+    "plots",
     "recommend",
     "schedules",
     "set_num_threads",
