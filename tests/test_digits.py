@@ -1,51 +1,14 @@
 """The example of the README, run as its reader runs it."""
 
-import importlib.util
-import os
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
+from examples_common import BLOCK, EXAMPLES, need, run
 
-import instep
-
-EXAMPLE = Path(__file__).parent.parent / "examples" / "digits.py"
+EXAMPLE = EXAMPLES / "digits.py"
 EXTRAS = ["matplotlib", "sklearn", "tqdm"]
-BLOCK = """
-import runpy, sys
-missing, *sys.argv = sys.argv[1:]
-
-class Absent:
-    def find_spec(name, path=None, target=None):
-        if name == missing:
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-
-sys.meta_path.insert(0, Absent)
-runpy.run_path(sys.argv[0], run_name="__main__")
-"""
 
 pytestmark = pytest.mark.skipif(not EXAMPLE.exists(), reason="the examples are not here")
-
-
-def run(*arguments, cwd):
-    env = os.environ | {"PYTHONPATH": str(Path(instep.__file__).parent.parent)}
-    return subprocess.run(
-        [sys.executable, *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env=env,
-        cwd=cwd,
-        check=False,
-    )
-
-
-def need(extras):
-    for name in extras:
-        if importlib.util.find_spec(name) is None:
-            pytest.skip(f"{name} is not installed")
 
 
 def test_two_runs_learn_the_same(tmp_path):

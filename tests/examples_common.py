@@ -1,0 +1,48 @@
+"""Running the examples as their readers do, with an extra hidden where that is the test."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import instep
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+# Arguments: the module that shall not be found, the program, its arguments.
+BLOCK = """
+import os, runpy, sys
+missing, *sys.argv = sys.argv[1:]
+
+class Absent:
+    def find_spec(name, path=None, target=None):
+        if name == missing:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Absent)
+sys.path[0] = os.path.dirname(sys.argv[0])  # as Python does for a program
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def run(*arguments, cwd):
+    """Python with these arguments, in a process of its own that finds this instep."""
+    env = os.environ | {"PYTHONPATH": str(Path(instep.__file__).parent.parent)}
+    return subprocess.run(
+        [sys.executable, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=env,
+        cwd=cwd,
+        check=False,
+    )
+
+
+def need(extras):
+    """Skip the test unless they are installed."""
+    for name in extras:
+        if importlib.util.find_spec(name) is None:
+            pytest.skip(f"{name} is not installed")
