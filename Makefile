@@ -1,4 +1,4 @@
-.PHONY: dev test test-isa parity lint format test-c asan tsan test-aarch64 digits bench bench-loss wheel clean
+.PHONY: dev test test-isa parity lint format test-c asan tsan test-aarch64 digits pictures bench bench-loss wheel clean
 
 dev:      ; python -m pip install -e ".[test,demo,lint]"
 test:     ; python -m pytest
@@ -11,6 +11,7 @@ asan:     ; bash csrc/tests/run.sh asan
 tsan:     ; bash csrc/tests/run.sh tsan
 test-aarch64: ; bash csrc/tests/run.sh aarch64
 digits:   ; python examples/digits.py
+pictures: ; python docs/draw.py
 bench:    ; python -m benchmarks
 bench-loss: ; python -m benchmarks.bench_loss
 wheel:    ; python -m build
