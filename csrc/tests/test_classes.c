@@ -2,7 +2,7 @@
  * storage gives the bits of dense rows, which are checked against the formula in long double. */
 #include "data.h"
 
-enum { IGNORED = 7, MOST_LINES = 70, MOST_CLASSES = 1600 };
+enum { IGNORED = 7, MOST_LINES = 1026, MOST_CLASSES = 2100, MOST_ELEMENTS = MOST_LINES * 700 };
 
 /* How a call is made. Lines, the rows of classes, are numbered in C order. */
 typedef struct {
@@ -10,7 +10,8 @@ typedef struct {
     domain set;                /* of pred */
     instep_dtype dtype, given; /* given: of the target; integers are labels */
     layout pred, gradient, target, values;
-    int axis; /* of the classes, among three */
+    int axis;            /* of the classes, among three */
+    int at, gradient_at; /* where that axis comes in the memory of pred and target */
     intptr_t lines, columns, classes;
     int weighted, valued, in_place, hostile, at_end, threads;
     double smoothing;
@@ -21,9 +22,9 @@ static const double scale = 0.5;
 
 /* Dense rows in the type computed in; the target as the other arrays hold it. */
 static struct {
-    _Alignas(64) char pred[8 * MOST_LINES * MOST_CLASSES], gradient[8 * MOST_LINES * MOST_CLASSES];
+    _Alignas(64) char pred[8 * MOST_ELEMENTS], gradient[8 * MOST_ELEMENTS];
     char values[8 * MOST_LINES];
-    double weight[MOST_CLASSES], target[MOST_LINES * MOST_CLASSES];
+    double weight[MOST_CLASSES], target[MOST_ELEMENTS];
     int64_t label[MOST_LINES];
     double total;
     uint64_t hash; /* of all results so far */
@@ -31,33 +32,39 @@ static struct {
 
 /* ---- arrays with a class axis ---------------------------------------------------------------- */
 
-static void place(const class_case *c, arena *a, layout how, instep_dtype dtype)
+static void place(const class_case *c, arena *a, layout how, instep_dtype dtype, int at)
 {
     const intptr_t rows = c->lines / c->columns;
-    if (c->axis == 0) arena_place(a, how, dtype, c->classes, c->lines, c->at_end);
-    if (c->axis == 1) arena_place(a, how, dtype, rows, c->classes * c->columns, c->at_end);
-    if (c->axis == 2) arena_place(a, how, dtype, c->lines, c->classes, c->at_end);
+    if (at == 0) arena_place(a, how, dtype, c->classes, c->lines, c->at_end);
+    if (at == 1) arena_place(a, how, dtype, rows, c->classes * c->columns, c->at_end);
+    if (at == 2) arena_place(a, how, dtype, c->lines, c->classes, c->at_end);
+}
+
+static int place_of(const class_case *c, const arena *a)
+{
+    return a == &gradient ? c->gradient_at : c->at;
 }
 
 static char *class_at(const class_case *c, const arena *a, intptr_t line, intptr_t k)
 {
-    if (c->axis == 0) return arena_at(a, k, line);
-    if (c->axis == 2) return arena_at(a, line, k);
+    const int at = place_of(c, a);
+    if (at == 0) return arena_at(a, k, line);
+    if (at == 2) return arena_at(a, line, k);
     return arena_at(a, line / c->columns, k * c->columns + line % c->columns);
 }
 
-/* The array of an arena that `place` laid out. */
+/* The array of an arena that `place` laid out: lines / columns, columns and, at `axis`, classes. */
 static instep_array array_of(const class_case *c, const arena *a, intptr_t shape[3],
                              intptr_t strides[3])
 {
     const intptr_t outer = a->strides[0], inner = a->strides[1], columns = c->columns;
-    shape[0] = shape[1] = c->lines / columns;
-    shape[2] = columns;
+    const int at = place_of(c, a), first = c->axis == 0, second = c->axis == 2 ? 1 : 2;
+    shape[first] = c->lines / columns;
+    shape[second] = columns;
     shape[c->axis] = c->classes;
-    if (c->axis == 2) shape[1] = columns;
-    strides[0] = c->axis == 2 ? columns * outer : outer;
-    strides[1] = c->axis == 2 ? outer : columns * inner;
-    strides[2] = inner;
+    strides[first] = at == 0 ? columns * inner : at == 1 ? outer : columns * outer;
+    strides[second] = at == 2 ? outer : inner;
+    strides[c->axis] = at == 0 ? outer : at == 1 ? columns * inner : inner;
     return (instep_array){a->array.data, shape, strides, 3, a->array.dtype};
 }
 
@@ -99,14 +106,13 @@ static double target_number(const class_case *c, intptr_t line, intptr_t k)
 
 static void place_call(const class_case *c)
 {
-    const instep_dtype type = compute_type(c->dtype);
-    place(c, &pred, c->pred, c->dtype);
-    place(c, &gradient, c->gradient, c->dtype);
+    place(c, &pred, c->pred, c->dtype, c->at);
+    place(c, &gradient, c->gradient, c->dtype, c->gradient_at);
     arena_place(&values, c->values, c->dtype, 1, c->lines, c->at_end);
     arena_place(&weight, DENSE, INSTEP_FLOAT64, 1, c->classes, c->at_end);
     fill(&weight, EIGHTHS, 3);
     if (has_labels(c)) arena_place(&target, c->target, c->given, 1, c->lines, c->at_end);
-    else place(c, &target, c->target, c->given);
+    else place(c, &target, c->target, c->given, c->at);
     for (intptr_t line = 0; line < c->lines; ++line) {
         if (has_labels(c)) put(arena_at(&target, 0, line), c->given, label_number(c, line));
         for (intptr_t k = 0; k < c->classes; ++k) {
@@ -274,11 +280,12 @@ static int case_is_right(const class_case *c, int twin)
     const int bits = results_are_right(c, call_loss(c)), intact = call_intact(c);
     if (!formula || !bits || !intact)
         check(0,
-              "%ld lines of %ld, axis %d, layouts %d %d %d, types %s %s, weighted %d, smoothing "
+              "%ld lines of %ld, axis %d at %d, %d, layouts %d %d %d, types %s %s, weighted %d, "
+              "smoothing "
               "%g, in place %d, hostile %d: %s",
-              (long)c->lines, (long)c->classes, c->axis, c->pred, c->gradient, c->target,
-              name_of(c->dtype), name_of(c->given), c->weighted, c->smoothing, c->in_place,
-              c->hostile,
+              (long)c->lines, (long)c->classes, c->axis, c->at, c->gradient_at, c->pred,
+              c->gradient, c->target, name_of(c->dtype), name_of(c->given), c->weighted,
+              c->smoothing, c->in_place, c->hostile,
               !formula ? "the formula"
               : !bits  ? "bits"
                        : "bytes outside");
@@ -287,12 +294,12 @@ static int case_is_right(const class_case *c, int twin)
 
 static intptr_t classes_of(int k)
 {
-    static const intptr_t more[] = {48,  64,  65,  95,   96,   97,   98,           128,
-                                    511, 512, 513, 1000, 1024, 1025, MOST_CLASSES, -1};
+    static const intptr_t more[] = {48,  64,  65,   95,   96,   97,   98,   128,          511,
+                                    512, 513, 1000, 1024, 1025, 1600, 2048, MOST_CLASSES, -1};
     return k < 34 ? k + 1 : more[k - 34];
 }
 
-/* All layouts, in place and not, each on another axis. */
+/* All layouts, in place and not, each on another axis and with the classes elsewhere in memory. */
 static int layouts_are_right(class_case c, int turn)
 {
     static const layout layouts[][3] = {{DENSE, DENSE, DENSE},       {STRIDED, DENSE, PACKED},
@@ -306,12 +313,35 @@ static int layouts_are_right(class_case c, int turn)
         c.gradient = layouts[k / 2][1];
         c.target = layouts[k / 2][2];
         c.values = (layout)((turn + k) % 5);
-        c.axis = (turn + k / 2) % 3;
+        c.axis = (turn + k) % 3;
+        c.at = (turn + k / 2) % 3;
+        c.gradient_at = (turn + k / 2 + k % 4 / 2) % 3;
         c.in_place = k % 2;
         c.valued = k / 2 % 3 > 0;
         c.threads = 1 + k % 3;
         c.at_end = (turn + k) % 2;
         ok &= case_is_right(&c, k == 0 || c.target >= ROWS);
+    }
+    return ok;
+}
+
+/* Enough rows for groups of several whose classes take more than one tile. */
+static int many_lines_are_right(class_case c)
+{
+    int ok = 1;
+    c.lines = MOST_LINES;
+    c.columns = 3;
+    c.classes = MOST_ELEMENTS / MOST_LINES;
+    c.valued = 1;
+    for (int k = 0; k < 4 && ok; ++k) {
+        c.given = k % 2 ? INSTEP_INT16 : INSTEP_FLOAT32;
+        c.axis = k % 3;
+        c.at = c.gradient_at = k / 2;
+        c.gradient = k == 2 ? REVERSED : DENSE;
+        c.in_place = k != 2;
+        c.smoothing = k == 3 ? 0.125 : 0;
+        c.threads = 1 + k;
+        ok &= case_is_right(&c, k == 0);
     }
     return ok;
 }
@@ -332,6 +362,7 @@ static void test_class_loss(const char *name, domain set, instep_dtype dtype, ui
             c.hostile = options == 4;
             ok &= layouts_are_right(c, turn);
         }
+    ok &= many_lines_are_right((class_case){.loss = c.loss, .set = set, .dtype = dtype});
     ok &= *hash == 0 || *hash == dense.hash;
     *hash = dense.hash;
     check(ok, "%s %s on %s: every layout, axis, target type and class count: %016llx", name,
@@ -343,7 +374,7 @@ int main(void)
     arena *const all[] = {&pred, &target, &gradient, &weight, &values};
     uint64_t hash[INSTEP_BFLOAT16 + 1][2] = {{0}};
     const char *isa;
-    for (size_t k = 0; k < sizeof all / sizeof all[0]; ++k) arena_open(all[k], 1 << 22);
+    for (size_t k = 0; k < sizeof all / sizeof all[0]; ++k) arena_open(all[k], 1 << 23);
     for (int level = 0; (isa = instep_isa_available(level)) != NULL; ++level) {
         instep_isa_select(isa);
         for (instep_dtype dtype = INSTEP_FLOAT32; dtype <= INSTEP_BFLOAT16; ++dtype) {
