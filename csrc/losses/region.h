@@ -79,23 +79,27 @@ static FN(region_tile) FN(load_region)(FN(region_buffer) * buffer, const instep_
     return tile;
 }
 
-/* Add p t, p and t of one tile to the lanes. */
+/* Add p t, p and t of one tile to the lanes: fours of a lane in REAL at first, since most of the
+ * time goes into conversions. */
 static void FN(add_overlap)(double lanes[3][INSTEP_LANES], const REAL *restrict p,
                             const REAL *restrict t, size_t n)
 {
-    double lane[3][INSTEP_LANES];
+    enum { L = INSTEP_LANES };
+    double lane[3][L];
     size_t i = 0;
     memcpy(lane, lanes, sizeof lane);
-    for (; i + INSTEP_LANES <= n; i += INSTEP_LANES)
-        for (size_t j = 0; j < INSTEP_LANES; ++j) {
-            lane[0][j] += (double)p[i + j] * (double)t[i + j];
-            lane[1][j] += (double)p[i + j];
-            lane[2][j] += (double)t[i + j];
+    for (; i + 4 * L <= n; i += 4 * L)
+        for (size_t j = i; j < i + L; ++j) {
+            const REAL both = (p[j] * t[j] + p[j + L] * t[j + L]) +
+                              (p[j + 2 * L] * t[j + 2 * L] + p[j + 3 * L] * t[j + 3 * L]);
+            lane[0][j - i] += (double)both;
+            lane[1][j - i] += (double)((p[j] + p[j + L]) + (p[j + 2 * L] + p[j + 3 * L]));
+            lane[2][j - i] += (double)((t[j] + t[j + L]) + (t[j + 2 * L] + t[j + 3 * L]));
         }
-    for (size_t j = 0; i + j < n; ++j) {
-        lane[0][j] += (double)p[i + j] * (double)t[i + j];
-        lane[1][j] += (double)p[i + j];
-        lane[2][j] += (double)t[i + j];
+    for (size_t j = 0; i < n; ++i, j = (j + 1) % L) {
+        lane[0][j] += (double)(p[i] * t[i]);
+        lane[1][j] += (double)p[i];
+        lane[2][j] += (double)t[i];
     }
     memcpy(lanes, lane, sizeof lane);
 }

@@ -72,7 +72,7 @@ cdef bint apart(cnp.ndarray a, cnp.ndarray b) noexcept:
     return a_high <= b_low or b_high <= a_low
 
 
-cdef bint is_output(object out, cnp.ndarray pred, cnp.ndarray target, object weight) noexcept:
+cpdef bint is_output(object out, cnp.ndarray pred, cnp.ndarray target, object weight):
     """An array like pred that can surely be written: pred itself, or dense memory of its own."""
     if not cnp.PyArray_CheckExact(out) or not cnp.PyArray_ISWRITEABLE(<cnp.ndarray>out):
         return False

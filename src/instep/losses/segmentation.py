@@ -1,5 +1,6 @@
 """Losses of segmentation: dice, iou, tversky. One kernel, whose coefficients they are."""
 
+import math
 import operator
 from typing import Any, NamedTuple
 
@@ -269,10 +270,14 @@ def _region(
     summed = _summed(options.axis, pred.ndim)
     kept = tuple(k for k in range(pred.ndim) if k not in summed)
     shape = tuple(pred.shape[k] for k in kept)
-    weights = np.ones(shape) if options.weight is None else _weights(options.weight, shape, kept)
-    divisor = _core.array_sum(weights) if options.reduction == "mean" else 1.0
+    weights = None if options.weight is None else _weights(options.weight, shape, kept)
+    divisor = 1.0
+    if options.reduction == "mean":
+        divisor = float(math.prod(shape)) if weights is None else _core.array_sum(weights)
     if options.out is None:
         grad = np.empty_like(pred, subok=False)
+    elif options.weight is None and _core.is_output(options.out, pred, target, mask):
+        grad = options.out
     else:
         others = {"target": target, "mask": mask, "weight": options.weight}
         others = {name: array for name, array in others.items() if isinstance(array, np.ndarray)}
@@ -281,19 +286,14 @@ def _region(
         grad.fill(0)
         nothing = np.zeros(shape, pred.dtype)
         return LossGrad(nothing if options.reduction == "none" else 0.0, grad)
-    order = kept + summed
-    scores = np.empty(shape)
-    _core.regionwise(
-        np.asarray(pred).transpose(order),
-        np.asarray(target).transpose(order),
-        None if mask is None else np.asarray(mask).transpose(order),
-        np.asarray(grad).transpose(order),
-        len(kept),
-        np.divide(weights, divisor, out=np.empty(shape)),
-        scores,
-        numbers,
-    )
-    scores *= weights
+    scores, factor = np.empty(shape), np.empty(shape)
+    np.divide(1.0 if weights is None else weights, divisor, out=factor)
+    arrays = [None if a is None else np.asarray(a) for a in (pred, target, mask, grad)]
+    if kept + summed != tuple(range(pred.ndim)):
+        arrays = [None if a is None else a.transpose(kept + summed) for a in arrays]
+    _core.regionwise(*arrays, len(kept), factor, scores, numbers)
+    if weights is not None:
+        scores *= weights
     if options.reduction == "none":
         return LossGrad(scores.astype(pred.dtype), grad)
     return LossGrad(_core.array_sum(scores) / divisor, grad)
