@@ -106,7 +106,7 @@ def measure(losses: Floats, rates: Floats | None) -> Curve:
         after=float(reached) - end,
         decayed=stop <= n - level,
         swings=bool(positive and np.quantile(second, 1 / 3) < SWING * losses[0]),
-        left=end / start if positive and end > 0 else 1.0,
+        left=end / start if positive and min(start, end) > 0 else 1.0,
     )
 
 
@@ -133,5 +133,5 @@ def _halves(n: int, rates: Floats | None, level: int) -> tuple[int, int]:
         return n // 2, n
     stop = int(np.flatnonzero(rates >= rates.max() / 2)[-1]) + 1
     stop = max(stop, 2 * level)
-    spent = np.cumsum(rates[:stop])
-    return int(np.searchsorted(spent, spent[-1] / 2)), stop
+    spent = np.cumsum(rates[:stop] / rates.max())
+    return int(np.searchsorted(spent, spent[-1] / 2, side="right")), stop

@@ -214,7 +214,8 @@ def _decide(losses: Floats, rates: Floats | None, reports: list[StepReport] | No
     found = _nonfinite(losses) or (_evidence(reports) if reports else None)
     if found:
         return found
-    curve = measure(losses, rates)
+    with np.errstate(under="ignore"):
+        curve = measure(losses, rates)
     return _decided_by_levels(curve) or _too_high(curve) or _too_low(curve) or _just_right(curve)
 
 
