@@ -29,7 +29,7 @@ JUMP_SHARE = 0.5
 # The largest of 1,000 noisy losses is up to 6 deviations above a low first one; with longer tails
 # than the normal's it grows with the logarithm of their number.
 LARGEST = 7.0
-# A third of the losses below this share of the first one, though the mean has not fallen.
+# A quarter of the losses below this share of the first one, though the mean has not fallen.
 SWING = 0.05
 
 
@@ -68,6 +68,7 @@ class Curve:
         """How far the largest of so many noisy losses may lie above a low first one."""
         many = max(1.0, math.log(self.steps) / math.log(1000))
         # The noise is that of the second half; where losses are squares, it falls with the level.
+        # `left` is not small here: such runs have been decided.
         return LARGEST * many * self.noise / min(self.left, 1.0)
 
     def says(self, value: float) -> str:
@@ -76,6 +77,7 @@ class Curve:
 
 
 def measure(losses: Floats, rates: Floats | None) -> Curve:
+    """The numbers of a run of at least 20 finite losses."""
     unit = float(np.abs(losses).max()) or 1.0
     n, losses = len(losses), losses / unit
     level, count = max(5, int(n * LEVEL)), min(WINDOWS, n // 5)
@@ -105,8 +107,8 @@ def measure(losses: Floats, rates: Floats | None) -> Curve:
         gain_error=noise * math.sqrt(2 / wide),
         after=float(reached) - end,
         decayed=stop <= n - level,
-        swings=bool(positive and np.quantile(second, 1 / 3) < SWING * losses[0]),
-        left=end / start if positive and min(start, end) > 0 else 1.0,
+        swings=bool(positive and np.quantile(second, 1 / 4) < SWING * losses[0]),
+        left=end / start if positive and start > 0 else 1.0,
     )
 
 
