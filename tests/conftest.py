@@ -232,6 +232,20 @@ def copy_tree(tree):
     return None if tree is None else np.array(tree, order="K")
 
 
+def quadratic(target=2.0):
+    """Loss and gradient of a valley; gradient descent diverges at a rate of ``2 * size``."""
+
+    def loss_and_grad(w):
+        return np.mean((w - target) ** 2) / 2, (w - target) / w.size
+
+    return loss_and_grad
+
+
+def near_zero(seed=0, size=50):
+    """Parameters to start from."""
+    return np.random.default_rng(seed).normal(0, 0.1, size)
+
+
 # ---- other processes -------------------------------------------------------------------------
 
 

@@ -131,7 +131,7 @@ def diagnose(
     >>> instep.diagnose(0.1 + np.exp(-steps / 20)).verdict
     'just_right'
     >>> print(instep.diagnose(2 - steps / 1000, lrs=1e-5))
-    too_low: 42.2% of the descent came after the middle of the run: it goes on. Try 0.0001, \
+    too_low: 42.4% of the descent came after the middle of the run: it goes on. Try 0.0001, \
 10 times the rate.
     >>> instep.diagnose(1.1**steps).verdict
     'too_high'
