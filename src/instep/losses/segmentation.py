@@ -288,10 +288,11 @@ def _region(
         return LossGrad(nothing if options.reduction == "none" else 0.0, grad)
     scores, factor = np.empty(shape), np.empty(shape)
     np.divide(1.0 if weights is None else weights, divisor, out=factor)
-    arrays = [None if a is None else np.asarray(a) for a in (pred, target, mask, grad)]
+    given: list[Any] = [None if a is None else np.asarray(a) for a in (pred, target, mask, grad)]
     if kept + summed != tuple(range(pred.ndim)):
-        arrays = [None if a is None else a.transpose(kept + summed) for a in arrays]
-    _core.regionwise(*arrays, len(kept), factor, scores, numbers)
+        given = [None if a is None else a.transpose(kept + summed) for a in given]
+    pred, target, mask, gradient = given
+    _core.regionwise(pred, target, mask, gradient, len(kept), factor, scores, numbers)
     if weights is not None:
         scores *= weights
     if options.reduction == "none":
