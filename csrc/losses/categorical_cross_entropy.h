@@ -24,10 +24,12 @@ static void FN(categorical_tile)(REAL *restrict gradient, double *restrict value
 static void FN(categorical_spike)(REAL *restrict gradient, double *value, const REAL *restrict x,
                                   double height, size_t at, double scale, size_t n)
 {
-    double lanes[INSTEP_LANES] = {0};
-    for (size_t i = 0; i < n; ++i) gradient[i] = x[i] != x[i] ? x[i] : 0;
-    FN(add_values)(lanes, gradient, n);
-    *value = lane_sum(lanes);
+    UINT nans = 0; /* as wide as x: the loop is one of vectors */
+    for (size_t i = 0; i < n; ++i) {
+        nans |= x[i] != x[i];
+        gradient[i] = x[i] != x[i] ? x[i] : 0;
+    }
+    *value = nans ? (double)NAN : 0;
     if (at < n) {
         double here;
         FN(categorical_tile)(gradient + at, &here, x + at, &height, scale, 1);
@@ -37,12 +39,13 @@ static void FN(categorical_spike)(REAL *restrict gradient, double *value, const 
 
 static double FN(categorical_row)(const instep_loss_views *views, const instep_class_row *row)
 {
-    _Alignas(64) REAL buffer[INSTEP_TILE], gradient[INSTEP_TILE];
+    _Alignas(64) REAL buffer[INSTEP_TILE], room[INSTEP_TILE];
     _Alignas(64) double t[INSTEP_TILE], value[INSTEP_TILE];
     double lanes[INSTEP_LANES] = {0};
     for (size_t start = 0; start < views->classes; start += INSTEP_TILE) {
         const size_t left = views->classes - start, n = left < INSTEP_TILE ? left : INSTEP_TILE;
         const REAL *x = FN(class_tile)(buffer, views, row, start, n);
+        REAL *gradient = FN(lend_classes)(room, views, row, start);
         if (row->spike) {
             FN(categorical_spike)(gradient, value, x, row->height, FN(label_at)(row, start, n),
                                   views->scale, n);
@@ -52,7 +55,7 @@ static double FN(categorical_row)(const instep_loss_views *views, const instep_c
             FN(categorical_tile)(gradient, value, x, t, views->scale, n);
             add_values_f64(lanes, value, n);
         }
-        FN(store_classes)(gradient, views, row, start, n);
+        if (gradient == room) FN(store_classes)(gradient, views, row, start, n);
     }
     return lane_sum(lanes);
 }

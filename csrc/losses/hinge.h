@@ -7,11 +7,12 @@ static void FN(hinge)(size_t n, const REAL *restrict pred, const REAL *restrict 
                       double *restrict value)
 {
     const struct hinge_coefficients c = *(const struct hinge_coefficients *)coefficients;
+    const REAL factor = (REAL)c.factor;
     (void)extra;
     for (size_t i = 0; i < n; ++i) {
-        const double margin = 1 - (double)target[i] * (double)pred[i];
-        const double slope = margin > 0 ? -(double)target[i] : margin <= 0 ? 0 : margin;
-        value[i] = margin <= 0 ? 0 : margin;
-        gradient[i] = (REAL)(c.factor * slope);
+        const REAL margin = 1 - target[i] * pred[i]; /* rounded once: t x is exact */
+        const REAL slope = margin > 0 ? -target[i] : margin <= 0 ? 0 : margin;
+        value[i] = (double)(margin <= 0 ? 0 : margin);
+        gradient[i] = factor * slope;
     }
 }

@@ -4,11 +4,12 @@ static void FN(mae)(size_t n, const REAL *restrict pred, const REAL *restrict ta
                     double *restrict value)
 {
     const struct mae_coefficients c = *(const struct mae_coefficients *)coefficients;
+    const REAL factor = (REAL)c.factor;
     (void)extra;
     for (size_t i = 0; i < n; ++i) {
-        const double error = (double)pred[i] - (double)target[i];
-        const double sign = error > 0 ? 1 : error < 0 ? -1 : error;
+        const REAL x = pred[i], t = target[i], neither = x - t; /* 0 or NaN where it is used */
+        const double error = (double)x - (double)t;
         value[i] = error < 0 ? -error : error;
-        gradient[i] = (REAL)(c.factor * sign);
+        gradient[i] = x > t ? factor : x < t ? -factor : neither;
     }
 }
