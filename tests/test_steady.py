@@ -2,7 +2,11 @@
 whatever changes what a step must do closes it."""
 
 import copy
+import gc
 import pickle
+import signal
+import threading
+import weakref
 
 import numpy as np
 import pytest
@@ -22,8 +26,10 @@ def optimizers(**options):
 def is_open(opt):
     """Whether the next step would take the short way, asked without taking it."""
     before = opt.param_groups[0]["params"][0].copy()
-    report = opt._steady.take([np.zeros(7, np.float32), None])  # None sends it the long way
-    assert report is None and np.array_equal(opt.param_groups[0]["params"][0], before)
+    done = opt._steady.take([np.zeros(7, np.float32), None])  # None sends it the long way
+    assert type(done) is not instep.StepReport and np.array_equal(
+        opt.param_groups[0]["params"][0], before
+    )
     return opt._steady.ready
 
 
@@ -212,3 +218,136 @@ def test_buffers_and_a_scale_take_the_long_way():
         other.step([2 * gradient(k), 2 * gradient(k + 9, (3,))], grad_scale=2.0)
     for left, right in zip(arrays(opt), arrays(other), strict=True):
         assert left.tobytes() == right.tobytes()
+
+
+class Nested(dict):
+    """A gradient tree that runs code when it is read, `during`, and counts its reads."""
+
+    def __init__(self, leaves, during=lambda: None):
+        super().__init__(leaves)
+        self.during, self.reads = during, 0
+
+    def __getitem__(self, key):
+        self.reads += 1
+        self.during()
+        return super().__getitem__(key)
+
+
+def named(**options):
+    return instep.SGD({"a": {"w": np.ones(3)}}, lr=0.5, **options)
+
+
+def tree(leaf, during=lambda: None):
+    return {"a": Nested({"w": leaf}, during)}
+
+
+def test_code_run_by_a_tree_may_not_step_load_or_add():
+    opt = named()
+    opt.step(tree(np.ones(3)))
+    saved = opt.state_dict()
+    for inner in (
+        lambda: opt.step(tree(np.ones(3))),
+        lambda: opt.load_state_dict(saved),
+        lambda: opt.add_param_group({"params": np.ones(2)}),
+    ):
+        assert opt._steady.ready
+        with pytest.raises(RuntimeError, match="within a step"):
+            opt.step(tree(np.ones(3), inner))
+        assert opt.steps == opt.step(tree(np.ones(3))).step - 1
+
+
+@pytest.mark.parametrize("leaf", [np.ones(3), None, np.float16([1, 2, 3])], ids=str)
+def test_a_tree_is_read_once(leaf):
+    opt = named()
+    for _ in range(3):
+        grads = tree(leaf)
+        opt.step(grads)
+        assert grads["a"].reads == 1
+
+
+def test_an_option_that_a_tree_sets_holds_from_the_next_step_on():
+    opt = named()
+    opt.step(tree(np.ones(3)))
+    w = opt.param_groups[0]["params"]["a"]["w"]
+    before = w.copy()
+
+    def change():
+        opt.param_groups[0]["lr"] = 100.0
+        opt.clip_norm = 1e-3
+        opt.state_dict()
+
+    assert opt.step(tree(np.ones(3), change)).lr == 0.5
+    np.testing.assert_array_equal(w, before - 0.5)
+    report = opt.step(tree(np.ones(3)))
+    assert report.lr == 100.0 and report.grad_norm == pytest.approx(3**0.5)
+    assert np.linalg.norm(before - 0.5 - w) == pytest.approx(0.1)
+
+
+def test_an_option_set_by_another_thread_during_a_step_is_not_lost():
+    size = 4_000_000
+    w, g = np.ones(size, np.float32), np.ones(size, np.float32)
+    opt = instep.SGD([w], lr=0.0)
+    for _ in range(10):
+        opt.clip_norm = None
+        thread = threading.Thread(target=opt.step, args=([g],))
+        thread.start()
+        opt.clip_norm = 1.0
+        thread.join()
+        assert opt.step([g]).grad_norm is not None
+
+
+def steps_elsewhere(opt, grads):
+    """Whether another thread can take a step."""
+    thread = threading.Thread(target=opt.step, args=(grads,), daemon=True)
+    before = opt.steps
+    thread.start()
+    thread.join(10)
+    return opt.steps == before + 1
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs POSIX timers")
+@pytest.mark.parametrize("options", [{}, {"clip_norm": 1.0}], ids=["short", "long"])
+def test_interrupts_leave_a_usable_optimizer(options, rng):
+    """A thousand times Ctrl-C, at any moment of a step."""
+    opt = instep.AdamW([np.ones(7, np.float32)], **options)
+    grads = [np.ones(7, np.float32)]
+    opt.step(grads)
+
+    def interrupt(number, frame):
+        if armed:
+            raise KeyboardInterrupt
+
+    armed = False
+    before, caught = signal.signal(signal.SIGALRM, interrupt), 0
+    try:
+        for delay in rng.uniform(5e-6, 6e-5, 1000):
+            try:
+                armed = True
+                signal.setitimer(signal.ITIMER_REAL, delay)
+                for _ in range(60):
+                    opt.step(grads)
+            except KeyboardInterrupt:
+                caught += 1
+            finally:
+                armed = False
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            assert opt.steps == opt.state["0"]["step"]  # what was written is counted
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert caught > 100 and steps_elsewhere(opt, grads)
+
+
+@pytest.mark.parametrize("groups", [False, True])
+def test_an_optimizer_is_freed_without_the_garbage_collector(groups):
+    w = np.ones(3)
+    opt = instep.AdamW([{"params": w}, {"params": np.ones(2)}] if groups else [w])
+    opt.step([np.ones(3), np.ones(2)] if groups else [np.ones(3)])
+    assert opt._steady.ready
+    alive = weakref.ref(opt)
+    gc.disable()
+    try:
+        del opt
+        assert alive() is None
+    finally:
+        gc.enable()

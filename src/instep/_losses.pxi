@@ -188,17 +188,19 @@ cdef bint same_rows(cnp.ndarray labels, cnp.ndarray pred, int axis) noexcept:
     return True
 
 
-cdef bint is_class_weight(object weight, cnp.ndarray pred, int axis) noexcept:
-    """One aligned float64 per class?"""
+cdef object as_class_weight(object weight, cnp.ndarray pred, int axis):
+    """One aligned float64 per class; widened from float32; None if it is anything else."""
     cdef cnp.ndarray array
     if not cnp.PyArray_CheckExact(weight):
-        return False
+        return None
     array = weight
     if cnp.PyArray_NDIM(array) != 1 or not cnp.PyArray_ISCARRAY_RO(array):
-        return False
+        return None
     if cnp.PyArray_DIM(array, 0) != cnp.PyArray_DIM(pred, axis):
-        return False
-    return float_code(array) == INSTEP_FLOAT64
+        return None
+    if cnp.PyArray_TYPE(array) == cnp.NPY_FLOAT:
+        return cnp.PyArray_Cast(array, cnp.NPY_DOUBLE)
+    return array if cnp.PyArray_TYPE(array) == cnp.NPY_DOUBLE else None
 
 
 cdef cnp.ndarray new_rows(cnp.ndarray pred, int axis):
@@ -210,7 +212,7 @@ cdef cnp.ndarray new_rows(cnp.ndarray pred, int axis):
     return cnp.PyArray_EMPTY(ndim - 1, shape, cnp.PyArray_TYPE(pred), 0)
 
 
-cdef bint take_classwise(instep_classwise *call, pred, target, weight, out, bint checked):
+cdef bint take_classwise(instep_classwise *call, pred, target, out, bint checked):
     """Describe the inputs, unless something is unusual."""
     cdef int code
     if not cnp.PyArray_CheckExact(pred) or not cnp.PyArray_CheckExact(target):
@@ -231,11 +233,7 @@ cdef bint take_classwise(instep_classwise *call, pred, target, weight, out, bint
         return False
     call.target = describe(target, code)
     call.weight = call.values = NULL
-    if weight is not None:
-        if not is_class_weight(weight, pred, call.axis):
-            return False
-        call.weight = <const double *>cnp.PyArray_DATA(<cnp.ndarray>weight)
-    return out is None or checked or is_output(out, pred, target, weight)
+    return out is None or checked or is_output(out, pred, target, None)
 
 
 cdef bint take_options(instep_classwise *call, ignore_index, label_smoothing):
@@ -276,8 +274,14 @@ def classwise(int loss, pred, target, weight, out, reduction, ignore_index, labe
     cdef object values = None
     if how > NONE or not take_options(&call, ignore_index, label_smoothing):
         return None
-    if not take_classwise(&call, pred, target, weight, out, checked):
+    if not take_classwise(&call, pred, target, out, checked):
         return None
+    cdef object wide = None  # kept until the end
+    if weight is not None:
+        wide = as_class_weight(weight, pred, call.axis)
+        if wide is None or (out is not None and not checked and not apart(out, weight)):
+            return None
+        call.weight = <const double *>cnp.PyArray_DATA(<cnp.ndarray>wide)
     if cnp.PyArray_SIZE(pred) < KEEP_GIL:
         position = count_rows(&call, &used)
     else:

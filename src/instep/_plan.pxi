@@ -153,7 +153,7 @@ cdef class Plan:
             total = instep_plan_sum_squares(self.plan, scale, threads)
         return total
 
-    cpdef step(self, double scale, double limit, int threads):
+    cdef step(self, double scale, double limit, int threads):
         """Update all bound leaves with their gradients scaled and clipped to +-limit."""
         cdef Row row
         cdef double *at
@@ -183,13 +183,15 @@ cdef class Plan:
 
 @cython.auto_pickle(False)
 cdef class Steady:
-    """Takes the steps for which there is nothing to decide: no schedule, no clipping, no check of
-    gradients, all of which come, and the options, states and leaves of the step before.
+    """The counter and the flag of an optimizer's steps, and the short way of those for which there
+    is nothing to decide: no schedule, no clipping, no check of gradients, all of which come, and
+    the options, states and leaves of the step before.
 
-    Python opens it after a step that was such; what changes any of this closes it."""
+    Python opens that way after a step that was such; what changes any of this closes it."""
 
     cdef public object lock
     cdef public int64_t steps
+    cdef public bint stepping
     cdef readonly bint ready
     cdef Plan plan
     cdef object flatten, report, new_report, lr
@@ -215,30 +217,42 @@ cdef class Steady:
         self.ready = False
 
     def take(self, gradients):
-        """The report of the step, or None, with nothing written, where it is not for here."""
-        if not self.ready:
+        """The report of the step. Where it is not for here, nothing has been written: the
+        gradients as a flat list, or None if they have not been looked at."""
+        cdef list flat = None
+        if not self.ready or gradients is None:
             return None
-        cdef list flat
-        if self.flat and type(gradients) is list:
-            flat = list(gradients)
-        else:
-            flat = self.flatten(gradients, "grads")
         lock = self.lock
         lock.acquire()
         try:
-            if not self.ready or len(flat) != self.plan.leaves:
-                return None  # another thread came first
+            if self.stepping or not self.ready:  # called by a step, or another thread came first
+                return None
             for options in self.options:
                 if options.changed:
                     return None
+            self.stepping = True
+            try:
+                if self.flat and type(gradients) is list:
+                    flat = list(gradients)
+                else:
+                    flat = self.flatten(gradients, "grads")
+            finally:
+                self.stepping = False
             self.plan.bound = 0
+            # What changed meanwhile holds from the next step on, as on the long way.
+            if len(flat) != self.plan.leaves:
+                return flat
             if self.plan.bind_rest(flat, 0, -1) != ALL_BOUND:
-                return None
-            self.plan.step(1.0, INFINITY, self.threads if self.threads > 0 else default_threads)
-            self.steps += 1
+                return flat
+            self.step(self.plan, 1.0, INFINITY, self.threads)
             return self.new_report(self.report, (self.steps, self.lr, True, None, None))
         finally:
             lock.release()
+
+    cpdef step(self, Plan plan, double scale, double limit, int threads):
+        """Take it and count it."""
+        plan.step(scale, limit, threads if threads > 0 else default_threads)
+        self.steps += 1
 
 
 # How many threads a step may take where its optimizer does not say.

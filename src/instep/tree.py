@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from operator import itemgetter
 from typing import Any
 
-__all__ = ["Structure"]
+__all__ = ["Structure", "flatten_groups"]
 
 
 class Structure:
@@ -139,3 +139,19 @@ class Structure:
         if hasattr(self._kind, "_make"):  # a named tuple
             return self._kind._make(branches)
         return self._kind(branches)
+
+
+def flatten_groups(structures: Sequence[Structure], trees: Any, root: str) -> list[Any]:
+    """The leaves of a list with one tree per structure, as `Structure.flatten` finds them."""
+    if not isinstance(trees, list | tuple):
+        raise TypeError(
+            f"{root} must be a list with one tree per group, got {type(trees).__name__}"
+        )
+    if len(trees) != len(structures):
+        raise ValueError(
+            f"{root} has {len(trees)} trees for {len(structures)} groups; give one per group"
+        )
+    flat: list[Any] = []
+    for k, (structure, tree) in enumerate(zip(structures, trees, strict=True)):
+        flat += structure.flatten(tree, f"{root}[{k}]")
+    return flat

@@ -4,7 +4,8 @@ import math
 import os
 import threading
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -17,13 +18,13 @@ from instep.optim.norm import count_nonfinite, gradient_norm
 from instep.optim.options import Option
 from instep.optim.report import StepReport
 from instep.optim.state_dict import LoadReport, load, save
-from instep.tree import Structure
+from instep.tree import Structure, flatten_groups
 
 _NOT_GIVEN: Any = object()
 _ONE = 1.0
 _INFINITY = math.inf
 _LARGEST_FLOAT32 = float(np.finfo(np.float32).max)
-_BEGUN = ("_steady", "_lock", "_stepping", "_checks", "_groups", "_leaves")
+_BEGUN = ("_steady", "_lock", "_checks", "_groups", "_leaves", "_flatten_trees")
 _living: "weakref.WeakSet[Optimizer]" = weakref.WeakSet()
 
 
@@ -31,7 +32,7 @@ def _unlock_in_child() -> None:
     """A thread that held a lock when the process forked does not exist in the child."""
     for optimizer in _living:
         optimizer._lock = optimizer._steady.lock = threading.RLock()
-        optimizer._stepping = False
+        optimizer._steady.stepping = False
 
 
 if hasattr(os, "register_at_fork"):
@@ -83,7 +84,6 @@ class Optimizer:
     def _begin(self, groups: Sequence[Any]) -> None:
         self._steady = _core.Steady()
         self._lock = self._steady.lock = threading.RLock()
-        self._stepping = False
         self._checks = {**self.hyperparameters, "maximize": _check.flag}
         self._groups: list[Group] = []
         self._leaves = Leaves()
@@ -137,7 +137,7 @@ class Optimizer:
             as if a list of groups had been given at first: "W" becomes "0.W".
         """
         with self._lock:
-            if self._stepping:
+            if self._steady.stepping:
                 raise self._within_step("add_param_group")
             self._append_group(group)
             self._buffers = None
@@ -173,6 +173,9 @@ class Optimizer:
         self._leaves.replace([*present, *leaves], Cohort(group, list(members)))
         self._groups.append(group)
         self._listed = listed
+        structures = [group.structure for group in self._groups]
+        # Nothing of the optimizer in it: the short way of a step keeps it.
+        self._flatten_trees = partial(flatten_groups, structures) if listed else structure.flatten
 
     # ---- gradients -------------------------------------------------------------------------
 
@@ -202,25 +205,7 @@ class Optimizer:
             return self._buffers
         if grads is None:
             raise TypeError("grads is None; pass gradients nested like the parameters")
-        return self._flattener(grads, "grads")
-
-    @property
-    def _flattener(self) -> Callable[[Any, str], list[Any]]:
-        return self._flatten_groups if self._listed else self._groups[0].structure.flatten
-
-    def _flatten_groups(self, grads: Any, root: str) -> list[Any]:
-        if not isinstance(grads, list | tuple):
-            raise TypeError(
-                f"{root} must be a list with one tree per group, got {type(grads).__name__}"
-            )
-        if len(grads) != len(self._groups):
-            raise ValueError(
-                f"{root} has {len(grads)} trees for {len(self._groups)} groups; give one per group"
-            )
-        flat: list[Any] = []
-        for k, (group, tree) in enumerate(zip(self._groups, grads, strict=True)):
-            flat += group.structure.flatten(tree, f"{root}[{k}]")
-        return flat
+        return self._flatten_trees(grads, "grads")
 
     # ---- the step --------------------------------------------------------------------------
 
@@ -253,62 +238,65 @@ class Optimizer:
         RuntimeError
             Called by a schedule of this optimizer in its step. Nothing has been written.
         """
+        flat = None
         if grad_scale is _ONE and grads is not _NOT_GIVEN:
-            report: StepReport | None = self._steady.take(grads)
-            if report is not None:
-                return report
-        return self._step(grads, grad_scale)
+            done = self._steady.take(grads)
+            if type(done) is StepReport:
+                return done
+            flat = done
+        steady = self._steady
+        with self._lock:
+            if steady.stepping:
+                raise self._within_step("step")
+            try:
+                steady.stepping = True
+                steady.close()
+                if flat is not None and len(flat) != len(self._leaves.all):
+                    flat = None  # another thread added a group
+                return self._step(grads, flat, grad_scale)
+            finally:
+                steady.stepping = False
 
-    def _step(self, grads: Any, grad_scale: float) -> StepReport:
-        lock = self._lock  # a schedule may fork, and the child's optimizer gets another one
-        lock.acquire()  # half the cost of `with`
-        if self._stepping:
-            lock.release()
-            raise self._within_step("step")
-        self._stepping = True
-        self._steady.close()
-        try:
-            step = self.steps
-            for group in self._groups:
-                if group.scheduled or group.options.changed:
-                    group.advance(step)
-            lr = self._groups[0].values["lr"]
-            clip_norm, limit = self._clip_norm, self._clip_value
-            if clip_norm is not None and callable(clip_norm):
-                clip_norm = _check.scheduled(_check.non_negative, "clip_norm", clip_norm, step)
-            if limit is not None and callable(limit):
-                limit = _check.scheduled(_check.positive, "clip_value", limit, step)
-            if type(grad_scale) is not float or grad_scale != 1.0:
-                grad_scale = _check.positive("grad_scale", grad_scale)
-            threads = self._threads or config.get_num_threads()
-            gradients = self._leaves.bind(self._flatten(grads))
+    def _step(self, grads: Any, flat: list[Any] | None, grad_scale: float) -> StepReport:
+        """The long way. `flat`: the leaves of `grads`, if they have been collected."""
+        step = self.steps
+        for group in self._groups:
+            if group.scheduled or group.options.changed:
+                group.advance(step)
+        lr = self._groups[0].values["lr"]
+        clip_norm, limit = self._clip_norm, self._clip_value
+        if clip_norm is not None and callable(clip_norm):
+            clip_norm = _check.scheduled(_check.non_negative, "clip_norm", clip_norm, step)
+        if limit is not None and callable(limit):
+            limit = _check.scheduled(_check.positive, "clip_value", limit, step)
+        if type(grad_scale) is not float or grad_scale != 1.0:
+            grad_scale = _check.positive("grad_scale", grad_scale)
+        threads = self._threads or config.get_num_threads()
+        gradients = self._leaves.bind(self._flatten(grads) if flat is None else flat)
 
-            scale = unscale = 1.0 / grad_scale
-            norm = bad = None
-            policy = self._nonfinite
-            if clip_norm is not None or policy != "propagate":
-                raw_norm, bad = gradient_norm(self._leaves, gradients, threads)
-                norm = raw_norm * unscale
-                if clip_norm is not None and not norm <= clip_norm:
-                    scale = unscale * (clip_norm / norm)  # NaN stays NaN: it is to be seen
-                if policy != "propagate":
-                    largest = raw_norm * scale if limit is None else min(raw_norm * scale, limit)
-                    bad = self._refused(gradients, scale, largest, bad)
-                    if bad:
-                        return StepReport(step, lr, False, norm, bad)
+        scale = unscale = 1.0 / grad_scale
+        norm = bad = None
+        policy = self._nonfinite
+        if clip_norm is not None or policy != "propagate":
+            raw_norm, bad = gradient_norm(self._leaves, gradients, threads)
+            norm = raw_norm * unscale
+            if clip_norm is not None and not norm <= clip_norm:
+                scale = unscale * (clip_norm / norm)  # NaN stays NaN: it is to be seen
+            if policy != "propagate":
+                largest = raw_norm * scale if limit is None else min(raw_norm * scale, limit)
+                bad = self._refused(gradients, scale, largest, bad)
+                if bad:
+                    return StepReport(step, lr, False, norm, bad)
 
-            unlimited = limit is None
-            limit = _INFINITY if unlimited else limit
-            self._leaves.update(scale, limit, self._coefficients, threads)
-            self._steady.steps = step = step + 1
-            if clip_norm is None and unlimited and policy == "propagate":
-                self._open_steady(lr)
-            return _report(StepReport, (step, lr, True, norm, bad))
-        finally:
-            self._stepping = False
-            lock.release()
+        leaves = self._leaves
+        leaves.hand_over(self._coefficients)
+        ceiling = _INFINITY if limit is None else limit
+        self._steady.step(leaves.plan, scale, ceiling, threads)
+        if clip_norm is None and limit is None and policy == "propagate":
+            self._open_steady()
+        return _report(StepReport, (step + 1, lr, True, norm, bad))
 
-    def _open_steady(self, lr: float) -> None:
+    def _open_steady(self) -> None:
         """Let the next step take the short way, if it will be like this one."""
         if self._leaves.partial:
             return
@@ -317,9 +305,13 @@ class Optimizer:
                 return
         options = [group.options for group in self._groups]
         flat = not self._listed and self._groups[0].structure.flat_list
-        self._steady.open(
-            self._leaves.plan, options, self._flattener, flat, StepReport, lr, self._threads or 0
-        )
+        lr, threads = self._groups[0].values["lr"], self._threads
+        plan, flatten = self._leaves.plan, self._flatten_trees
+        self._steady.open(plan, options, flatten, flat, StepReport, lr, threads or 0)
+        # What another thread sets after this look at it closes the way itself.
+        now = self._clip_norm, self._clip_value, self._nonfinite, self._threads
+        if now != (None, None, "propagate", threads):
+            self._steady.close()
 
     def _within_step(self, method: str) -> RuntimeError:
         return RuntimeError(

@@ -71,7 +71,7 @@ class Group:
         self.options.changed = False
         try:
             checked = self.check(self.options)
-        except Exception:
+        except BaseException:
             self.options.changed = True
             raise
         self._adopt(checked)

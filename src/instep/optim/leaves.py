@@ -225,15 +225,13 @@ class Leaves:
             cohort.fresh = cohort.fresh or bool(states)
         cohort.rule = cohort.group.rule
 
-    def update(self, scale: float, limit: float, coefficients: Coefficients, threads: int) -> None:
-        """The step itself, with gradients scaled, clipped to +-limit, and handed to the rules."""
+    def hand_over(self, coefficients: Coefficients) -> None:
+        """Give the core what changed of the active cohorts' rules and coefficients."""
         for cohort in self.cohorts:
             if cohort.values is not cohort.group.values and cohort.active:
-                self._hand_over(cohort, coefficients)
-        self.plan.step(scale, limit, threads)
+                self._hand_over_one(cohort, coefficients)
 
-    def _hand_over(self, cohort: Cohort, coefficients: Coefficients) -> None:
-        """Give the core the rule of a cohort and what of its coefficients no step changes."""
+    def _hand_over_one(self, cohort: Cohort, coefficients: Coefficients) -> None:
         group = cohort.group
         if cohort.rule != group.rule:
             self._allocate_active()

@@ -69,7 +69,12 @@ class Restoration:
             for name in there:
                 for mine, theirs in _pairs(here.get(name), there[name]):
                     self._note(name, mine, theirs.state)
-                    memo.setdefault(id(theirs), mine)
+                    if memo.setdefault(id(theirs), mine) is not mine:
+                        raise ValueError(
+                            f"the schedule of {name!r} has a ReduceOnPlateau of its own where the "
+                            "saved optimizer shared one; make the optimizer with one object in all "
+                            "those places"
+                        )
         self.options: list[Options] = [
             {name: copied(each[name], memo) for name in each} for each in saved
         ]

@@ -32,8 +32,7 @@ def save(opt: Optimizer) -> dict[str, Any]:
     with opt._lock:
         for group in opt._groups:
             if group.options.changed:
-                opt._steady.close()
-                group.refresh()  # what is saved can be loaded
+                group.check(group.options)  # what is saved can be loaded
         memo: Memo = {}
         return {
             "version": VERSION,
@@ -41,7 +40,7 @@ def save(opt: Optimizer) -> dict[str, Any]:
             "steps": opt.steps,
             "options": {name: copied(getattr(opt, name), memo) for name in _OPTIONS},
             "param_groups": [
-                {name: copied(group.options[name], memo) for name in opt._checks}
+                {name: copied(_fixed(group.options[name]), memo) for name in opt._checks}
                 | {"params": [opt._leaves.all[i].name for i in group.leaves]}
                 for group in opt._groups
             ],
@@ -55,10 +54,15 @@ def save(opt: Optimizer) -> dict[str, Any]:
         }
 
 
+def _fixed(value: Any) -> Any:
+    """Betas given as a list, which the user may change later, are saved as a tuple."""
+    return tuple(value) if isinstance(value, list) else value
+
+
 def load(opt: Optimizer, state: Mapping[str, Any], strict: bool) -> LoadReport:
     """Check everything, then replace: a failed load changes nothing."""
     with opt._lock:
-        if opt._stepping:
+        if opt._steady.stepping:
             raise opt._within_step("load_state_dict")
         steps = _check_header(opt, state)
         restoration = _restoration(opt, state["param_groups"], state["options"])
