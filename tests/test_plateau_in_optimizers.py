@@ -275,7 +275,7 @@ def test_two_states_for_one():
     one = plateau_of()
     opt = instep.SGD([{"params": np.zeros(1), "lr": one} for _ in two])
     other = instep.SGD([{"params": np.zeros(1), "lr": p} for p in two])
-    with pytest.raises(ValueError, match="the state_dict none of equal parameters in its place"):
+    with pytest.raises(ValueError, match="of its own where the saved optimizer shared one"):
         other.load_state_dict(opt.state_dict())
     assert two[1].state == PlateauState(0.5, 1.0, 0, 0)
 
