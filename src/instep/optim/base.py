@@ -8,13 +8,11 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar
 
-import numpy as np
-
 from instep import _check, _core, config
 from instep._check import Array
 from instep.optim.groups import Check, Group, Values, is_group_list
 from instep.optim.leaves import GRADIENT, RULES, Cohort, Leaf, Leaves, given, labels_of
-from instep.optim.norm import count_nonfinite, gradient_norm
+from instep.optim.norm import count_unusable, gradient_norm, unusable
 from instep.optim.options import Option
 from instep.optim.report import StepReport
 from instep.optim.state_dict import LoadReport, load, save
@@ -23,7 +21,6 @@ from instep.tree import Structure, flatten_groups
 _NOT_GIVEN: Any = object()
 _ONE = 1.0
 _INFINITY = math.inf
-_LARGEST_FLOAT32 = float(np.finfo(np.float32).max)
 _BEGUN = ("_steady", "_lock", "_checks", "_groups", "_leaves", "_flatten_trees")
 _living: "weakref.WeakSet[Optimizer]" = weakref.WeakSet()
 
@@ -264,11 +261,7 @@ class Optimizer:
             if group.scheduled or group.options.changed:
                 group.advance(step)
         lr = self._groups[0].values["lr"]
-        clip_norm, limit = self._clip_norm, self._clip_value
-        if clip_norm is not None and callable(clip_norm):
-            clip_norm = _check.scheduled(_check.non_negative, "clip_norm", clip_norm, step)
-        if limit is not None and callable(limit):
-            limit = _check.scheduled(_check.positive, "clip_value", limit, step)
+        clip_norm, limit = self._clips(step)
         if type(grad_scale) is not float or grad_scale != 1.0:
             grad_scale = _check.positive("grad_scale", grad_scale)
         threads = self._threads or config.get_num_threads()
@@ -284,7 +277,10 @@ class Optimizer:
                 scale = unscale * (clip_norm / norm)  # NaN stays NaN: it is to be seen
             if policy != "propagate":
                 largest = raw_norm * scale if limit is None else min(raw_norm * scale, limit)
-                bad = self._refused(gradients, scale, largest, bad)
+                counts = count_unusable(self._leaves, gradients, scale, largest, bad)
+                bad = sum(counts)
+                if bad and policy == "raise":
+                    raise unusable(self._leaves, counts)
                 if bad:
                     return StepReport(step, lr, False, norm, bad)
 
@@ -295,6 +291,15 @@ class Optimizer:
         if clip_norm is None and limit is None and policy == "propagate":
             self._open_steady()
         return _report(StepReport, (step + 1, lr, True, norm, bad))
+
+    def _clips(self, step: int) -> tuple[float | None, float | None]:
+        """clip_norm and clip_value at the step."""
+        clip_norm, limit = self._clip_norm, self._clip_value
+        if clip_norm is not None and callable(clip_norm):
+            clip_norm = _check.scheduled(_check.non_negative, "clip_norm", clip_norm, step)
+        if limit is not None and callable(limit):
+            limit = _check.scheduled(_check.positive, "clip_value", limit, step)
+        return clip_norm, limit
 
     def _open_steady(self) -> None:
         """Let the next step take the short way, if it will be like this one."""
@@ -318,28 +323,6 @@ class Optimizer:
             f"{method}() was called within a step of the same optimizer, by a schedule or by what "
             "converts a gradient; call it between steps"
         )
-
-    def _refused(self, gradients: list[Any], scale: float, largest: float, bad: int) -> int:
-        """How many elements forbid the step, also those that overflow in a float32 parameter.
-
-        `scale` is all that the gradients are multiplied by, `largest` bounds what becomes of them.
-        """
-        if bad:
-            counts = count_nonfinite(gradients)
-        elif largest <= _LARGEST_FLOAT32:
-            return 0
-        else:
-            parameters = [leaf.parameter for leaf in self._leaves.all]
-            counts = count_nonfinite(gradients, parameters, scale)
-        total = sum(counts)
-        if total and self.nonfinite == "raise":
-            first = next(i for i, count in enumerate(counts) if count)
-            raise FloatingPointError(
-                f"{self._leaves.all[first].grad_path} has {counts[first]} NaN or infinite "
-                f"elements ({total} in all); nothing was updated. Lower the learning rate, clip, "
-                "or use nonfinite='skip'"
-            )
-        return total
 
     # ---- state -----------------------------------------------------------------------------
 

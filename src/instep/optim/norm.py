@@ -1,4 +1,4 @@
-"""The global gradient norm: one read of the gradients, in float64, without overflow."""
+"""What a step looks at before it writes: the global gradient norm, and elements that forbid it."""
 
 import math
 from collections.abc import Sequence
@@ -11,6 +11,7 @@ from instep.optim.leaves import Leaves
 
 # Squares of float64 gradients leave float64's range beyond about 1e154 and below about 1e-162.
 _SMALL, _UP, _DOWN = 2.0**-900, 2.0**600, 2.0**-600
+_LARGEST_FLOAT32 = float(np.finfo(np.float32).max)
 
 
 def gradient_norm(leaves: Leaves, gradients: Sequence[Any], threads: int) -> tuple[float, int]:
@@ -49,3 +50,25 @@ def count_nonfinite(
                 gradient = gradient.astype(parameters[i].dtype)
             counts.append(int(gradient.size - np.count_nonzero(np.isfinite(gradient))))
     return counts
+
+
+def count_unusable(
+    leaves: Leaves, gradients: Sequence[Any], scale: float, largest: float, bad: int
+) -> list[int]:
+    """Elements of each gradient that forbid a step: also those that overflow in a float32
+    parameter. `scale` is all that they are multiplied by, `largest` bounds what becomes of them,
+    and `bad` of them are not finite."""
+    if bad:
+        return count_nonfinite(gradients)
+    if largest <= _LARGEST_FLOAT32:
+        return []
+    return count_nonfinite(gradients, [leaf.parameter for leaf in leaves.all], scale)
+
+
+def unusable(leaves: Leaves, counts: Sequence[int]) -> FloatingPointError:
+    first = next(i for i, count in enumerate(counts) if count)
+    return FloatingPointError(
+        f"{leaves.all[first].grad_path} has {counts[first]} NaN or infinite elements "
+        f"({sum(counts)} in all); nothing was updated. Lower the learning rate, clip, or use "
+        "nonfinite='skip'"
+    )
