@@ -77,6 +77,18 @@ def test_array_of_the_wrong_type(schedule, dtype):
         schedule(np.zeros(3, dtype=dtype))
 
 
+def test_masked_steps_are_refused(schedule):
+    for steps in (np.ma.array([1, 2, -5], mask=[0, 0, 1]), np.ma.array([1, 2]), np.ma.masked):
+        with pytest.raises(TypeError, match="step is a masked array; its mask would be ignored"):
+            schedule(steps)
+
+
+def test_a_matrix_of_steps(schedule):
+    values = schedule(np.arange(6).reshape(2, 3).view(np.matrix))
+    np.testing.assert_array_equal(values, schedule(np.arange(6).reshape(2, 3)))
+    assert type(values) is np.ndarray
+
+
 # ---- values as objects -----------------------------------------------------------------------
 
 

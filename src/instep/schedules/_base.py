@@ -93,7 +93,7 @@ class Schedule:
         Raises
         ------
         TypeError
-            If ``step`` is neither an integer nor an array of integers.
+            If ``step`` is neither an integer nor an array of integers, or is masked.
         ValueError
             If ``step`` is negative.
         """
@@ -101,6 +101,9 @@ class Schedule:
         if type(step) is int and step >= 0:
             return self._at(step)
         if isinstance(step, np.ndarray):
+            if isinstance(step, np.ma.MaskedArray):
+                raise TypeError("step is a masked array; its mask would be ignored: pass the .data")
+            step = np.asarray(step)  # the ravel() of a matrix would have two dimensions
             if step.dtype.kind not in "iu":
                 raise TypeError(f"step must be an array of integers, got dtype {step.dtype}")
             if step.size and step.min() < 0:
