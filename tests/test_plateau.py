@@ -91,7 +91,7 @@ def test_it_goes_on_from_json_and_pickle(metrics, stop, mode):
     for metric in metrics[:stop]:
         plateau.observe(metric)
     others = [
-        Schedule.from_dict(json.loads(json.dumps(plateau.to_dict()))),
+        Schedule.from_dict(json.loads(json.dumps(plateau.to_dict(), allow_nan=False))),
         through_pickle(plateau),
         eval(repr(plateau), {**vars(schedules), "inf": math.inf}),
     ]

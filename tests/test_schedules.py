@@ -262,6 +262,48 @@ def test_new_schedule_costs_one_dataclass(known):
     assert len({schedule, copy.deepcopy(schedule)}) == 1
 
 
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ([Constant(1.0)], r"^Held: what must be .* got \[Constant.*\(list\); make it a tuple$"),
+        ((0, [1]), r"^Held: what\[1\] must be .* got \[1\] \(list\); make it a tuple$"),
+        ({"a": 1}, r"^Held: what must be .* got \{'a': 1\} \(dict\)$"),
+        (np.float32(1), r"^Held: what must be a Python number, .* \(float32\)$"),
+        (1j, r"^Held: what must be a Python number"),
+    ],
+)
+def test_a_field_that_has_no_json(value, message, known):
+    @dataclasses.dataclass(frozen=True)
+    class Held(Schedule):
+        what: object
+
+    with pytest.raises(TypeError, match=message):
+        Warmup(Held(value), 5).to_dict()
+
+
+def test_json_of_what_is_not_finite(known):
+    @dataclasses.dataclass(frozen=True)
+    class Limits(Schedule):
+        limits: tuple[object, ...]
+
+    limits = Limits((math.inf, -math.inf, np.float64("inf"), "inf", 1.5, None, True))
+    text = json.dumps(limits.to_dict(), allow_nan=False)
+    assert Schedule.from_dict(json.loads(text)) == limits
+    (nan,) = Schedule.from_dict(Limits((math.nan,)).to_dict()).limits
+    assert math.isnan(nan)
+    for mode, worst in (("min", -math.inf), ("max", math.inf)):
+        plateau = ReduceOnPlateau(0.1, mode)
+        plateau.observe(worst)
+        assert plateau.to_dict()["state"][1] == {"float": str(worst)}
+        text = json.dumps(plateau.to_dict(), allow_nan=False)
+        assert Schedule.from_dict(json.loads(text)).state == plateau.state
+        earlier = {"schedule": "ReduceOnPlateau", "lr": 0.1, "mode": mode}  # as once written
+        earlier["state"] = [0.1, worst, 0, 0]
+        assert Schedule.from_dict(json.loads(json.dumps(earlier))).state == plateau.state
+    with pytest.raises(ValueError, match="'schedule' must be one of "):
+        Schedule.from_dict({"schedule": "Constant", "lr": {"float": "much"}})
+
+
 def test_a_field_that_json_needs(known):
     @dataclasses.dataclass(frozen=True)
     class Wrapped(Schedule):

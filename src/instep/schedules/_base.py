@@ -26,7 +26,8 @@ class Schedule:
     non-negative Python int. Calling, arrays, equality, hashing, pickling and JSON follow; the
     class name is its name in JSON. ``__post_init__`` validates the fields.
 
-    Fields may be numbers, strings, None, other schedules, and tuples of these.
+    Fields may be numbers, strings, None, other schedules, and tuples of these. Lists may not:
+    a schedule with one could not be hashed.
 
     ``factor * schedule`` is a `Product`, and so is the product of two schedules.
 
@@ -163,12 +164,14 @@ class Schedule:
         Returns
         -------
         dict
-            ``{"schedule": class name, field: value, ...}``, nested schedules likewise.
+            ``{"schedule": class name, field: value, ...}``, nested schedules likewise. JSON has no
+            infinity and no NaN: they become ``{"float": "inf"}`` and the like.
 
         Raises
         ------
         TypeError
-            If a `Lambda` is in it, or a class has a field called "schedule".
+            If a `Lambda` is in it, or a class has a field called "schedule" or one that holds
+            anything else than a schedule may.
 
         See Also
         --------
@@ -180,11 +183,14 @@ class Schedule:
         >>> Warmup(0.1, steps=5).to_dict()
         {'schedule': 'Warmup', 'after': {'schedule': 'Constant', 'lr': 0.1}, 'steps': 5}
         """
-        values = {field.name: _encode(getattr(self, field.name)) for field in fields(self)}
+        name = type(self).__name__
+        values = {
+            field.name: _encode(f"{name}: {field.name}", getattr(self, field.name))
+            for field in fields(self)
+        }
         if "schedule" in values:
-            name = type(self).__name__
             raise TypeError(f"{name}: a field cannot be called 'schedule'; rename it")
-        return {"schedule": type(self).__name__, **values}
+        return {"schedule": name, **values}
 
     @staticmethod
     def from_dict(d: Mapping[str, Any]) -> Schedule:
@@ -236,14 +242,25 @@ class Schedule:
         return cls(**values)
 
 
-def _encode(value: Any) -> Any:
+def _encode(name: str, value: Any) -> Any:
     if isinstance(value, Schedule):
         return value.to_dict()
-    return [_encode(entry) for entry in value] if isinstance(value, tuple) else value
+    if isinstance(value, tuple):
+        return [_encode(f"{name}[{k}]", entry) for k, entry in enumerate(value)]
+    if isinstance(value, float) and not math.isfinite(value):
+        return {"float": repr(float(value))}
+    if value is None or isinstance(value, str | int | float):
+        return value
+    raise TypeError(
+        f"{name} must be a Python number, a string, None, a schedule or a tuple of these to be "
+        f"written as JSON, {seen(value)}" + ("; make it a tuple" if type(value) is list else "")
+    )
 
 
 def _decode(value: Any) -> Any:
     if isinstance(value, Mapping):
+        if value.keys() == {"float"} and value["float"] in ("inf", "-inf", "nan"):
+            return float(value["float"])
         return Schedule.from_dict(value)
     # JSON has no tuples; a list would not be hashable.
     return tuple(_decode(entry) for entry in value) if isinstance(value, list | tuple) else value
