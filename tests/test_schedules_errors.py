@@ -139,7 +139,7 @@ def mistakes(cls, name):
     if name in WORD:
         return [None, 5, b"min", ["min"]], ["", "Linear", "x"]
     if name in LIST:
-        return [None, 5, 0.1, "35", b"35", abs, np.ones(()), [None], [1j]], []
+        return [None, 5, 0.1, "35", b"35", {3: 0.5}, abs, np.ones(()), [None], [1j]], []
     return [None, 5, "x", [abs]], []  # function
 
 
@@ -181,6 +181,13 @@ def test_the_table_is_complete():
         (lambda: Sequence([0.1, 0.2, 0.3], [9, 5]), r"boundaries must increase, got 5 after 9"),
         (lambda: Sequence([0.1, 0.2], [0]), r"boundaries\[0\] must be at least 1, got 0"),
         (lambda: Sequence([0.1, math.nan], [5]), r"schedules\[1\] must be finite, got nan"),
+        (lambda: OneCycle(1e308, 9, div_factor=0.1), r"max_lr / div_factor must be finite, got"),
+        (lambda: OneCycle(1, 9, div_factor=1e-320), r"max_lr / div_factor must be finite, got inf"),
+        (
+            lambda: OneCycle(-1, 9, final_div_factor=1e-320),
+            r"max_lr / div_factor / final_div_factor must be finite, got -inf",
+        ),
+        (lambda: OneCycle(1, 2**1024), r"total_steps must be at most 1.8e308, .* of 1025 bits"),
         (lambda: Interpolate([]), r"points must hold at least one point, got \[\]"),
         (lambda: Interpolate([(0, 1, 2)]), r"points\[0\] must be a pair .*, got \(0, 1, 2\)"),
         (lambda: Interpolate([[]]), r"points\[0\] must be a pair of step and value, got \(\)"),

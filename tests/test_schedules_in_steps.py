@@ -14,6 +14,15 @@ from instep.schedules import Constant, CosineAnnealing, Warmup
 STEPS = 30
 
 
+def test_a_product_beyond_float64_is_named():
+    """Nothing has been written then."""
+    w = np.ones(3)
+    optimizer = instep.SGD(w, lr=Constant(1e308) * Warmup(1e308, 2))
+    with pytest.raises(ValueError, match=r"lr \(its schedule at step 0\) must be finite, got inf"):
+        optimizer.step(np.ones(3))
+    assert (w == 1).all()
+
+
 def wave(low, high, period):
     """A function of the step that is no Schedule."""
     return lambda t: low + (high - low) * (0.5 + 0.5 * math.cos(t / period))

@@ -4,7 +4,7 @@ import itertools
 import math
 import numbers
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 Check = Callable[[str, Any], Any]
@@ -99,7 +99,7 @@ def one_of(*choices: str) -> Check:
 def entries(name: str, value: Any) -> tuple[Any, ...]:
     """A list, tuple, array or other iterable as a tuple."""
     try:
-        if not isinstance(value, str | bytes):
+        if not isinstance(value, str | bytes | Mapping):  # of which only the keys would be taken
             return tuple(value)
     except TypeError:  # not to be iterated
         pass

@@ -173,6 +173,16 @@ class OneCycle(Schedule):
             div_factor=positive,
             final_div_factor=positive,
         )
+        name, initial = "OneCycle: max_lr / div_factor", self.max_lr / self.div_factor
+        finite(name, initial)
+        finite(f"{name} / final_div_factor", initial / self.final_div_factor)
+        try:
+            float(self.total_steps)  # where the peak lies is computed in it
+        except OverflowError:
+            raise ValueError(
+                "OneCycle: total_steps must be at most 1.8e308, got an int of "
+                f"{self.total_steps.bit_length()} bits"
+            ) from None
 
     def _at(self, step: int) -> float:
         initial = self.max_lr / self.div_factor
