@@ -7,14 +7,16 @@ None shows a window, saves a file or changes a setting of matplotlib: call
 
 from __future__ import annotations
 
+import importlib
 import math
-import numbers
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+
+from instep._plot_data import Curve, curve, drawn_steps, named, returned_by, run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,16 +26,10 @@ __all__ = ["plot_range_test", "plot_schedule_panels", "plot_schedules", "plot_tr
 
 MISSING = 'matplotlib is missing; install it with: python -m pip install "instep[plots]"'
 
-Curve = npt.NDArray[np.float64]
-
 # Okabe and Ito's colours, which people who see red and green alike can tell apart.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _STYLES = ("-", "--", "-.", ":")
 _VERDICT_COLOURS = {"too_high": "#D55E00", "too_low": "#0072B2", "just_right": "#009E73"}
-_LARGEST = (
-    1e100  # losses beyond are drawn there: axes of matplotlib overflow near the end of float64
-)
-_MOST_POINTS = 2000  # of a schedule; more cannot be told apart in a picture
 
 
 def plot_schedules(schedules: Any, steps: int, ax: Axes | None = None) -> Axes:
@@ -45,7 +41,7 @@ def plot_schedules(schedules: Any, steps: int, ax: Axes | None = None) -> Axes:
         One schedule or several; the keys of a mapping are the labels, otherwise the class names
         are. Any callable of the 0-based step will do.
     steps : int
-        How many steps to draw, at least 1.
+        How many steps to draw, from 1 to 2**53; of a long run 2000 of them, with both ends.
     ax : matplotlib.axes.Axes, optional
         Where to draw; a new figure if None.
 
@@ -60,7 +56,8 @@ def plot_schedules(schedules: Any, steps: int, ax: Axes | None = None) -> Axes:
     ImportError
         matplotlib is missing; the message says how to install it.
     TypeError, ValueError
-        Something that is not a schedule, none at all, or steps below 1. Nothing is drawn.
+        Something that is not a schedule, none at all, a value that is not a finite number, or
+        steps out of range. Nothing is drawn.
 
     See Also
     --------
@@ -75,9 +72,9 @@ def plot_schedules(schedules: Any, steps: int, ax: Axes | None = None) -> Axes:
     ... )  # doctest: +SKIP
     <Axes: xlabel='step', ylabel='value'>
     """
-    named = _named(schedules)
-    at = _steps(steps)
-    curves = {label: _curve(label, schedule, at) for label, schedule in named.items()}
+    shown = named(schedules)
+    at = drawn_steps(steps)
+    curves = {label: curve(label, schedule, at) for label, schedule in shown.items()}
     ax = _axes(ax)
     for number, (label, values) in enumerate(curves.items()):
         ax.plot(
@@ -118,23 +115,23 @@ def plot_schedule_panels(schedules: Any, steps: int, figure: Figure | None = Non
     ImportError, TypeError, ValueError
         As in `plot_schedules`.
     """
-    named = _named(schedules)
-    at = _steps(steps)
-    curves = [_curve(label, schedule, at) for label, schedule in named.items()]
-    columns = min(len(named), 4)
-    rows = math.ceil(len(named) / columns)
+    shown = named(schedules)
+    at = drawn_steps(steps)
+    curves = [curve(label, schedule, at) for label, schedule in shown.items()]
+    columns = min(len(shown), 4)
+    rows = math.ceil(len(shown) / columns)
     if figure is None:
         size = (2.4 * columns + 0.6, 1.6 * rows + 0.8)
         figure = _pyplot().figure(figsize=size, layout="constrained")
     grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
     panels: list[Axes] = list(grid.ravel())
-    for panel in panels[len(named) :]:
+    for panel in panels[len(shown) :]:
         panel.remove()
-    panels = panels[: len(named)]
-    for number, (panel, (label, schedule)) in enumerate(zip(panels, named.items(), strict=True)):
+    panels = panels[: len(shown)]
+    for number, (panel, (label, schedule)) in enumerate(zip(panels, shown.items(), strict=True)):
         plot_schedules({label: schedule}, steps, panel)
         panel.set_title(label, fontsize="medium")
-        below_is_empty = number + columns >= len(named)
+        below_is_empty = number + columns >= len(shown)
         panel.set_xlabel("step" if below_is_empty else "")
         panel.tick_params(labelbottom=below_is_empty)
         panel.set_ylabel("value" if number % columns == 0 else "")
@@ -162,14 +159,17 @@ def plot_range_test(result: Any, ax: Axes | None = None) -> Axes:
     ------
     ImportError
         matplotlib is missing; the message says how to install it.
+    TypeError
+        Something that is not a range test.
     ValueError
-        Rates and losses of different lengths, or no finite loss.
+        Rates and losses of different lengths, a rate that is not finite, or no finite loss.
 
     References
     ----------
     Smith, Cyclical Learning Rates for Training Neural Networks, arXiv:1506.01186.
     """
-    lrs, losses = _losses(result.losses, result.lrs)
+    returned_by("lr_range_test", "result", result, "losses", "lrs", "suggestion", "low", "high")
+    lrs, losses = run(result.losses, result.lrs)
     assert lrs is not None
     ax = _axes(ax)
     ax.plot(lrs, losses, color="0.3", linewidth=1.5, label="loss")
@@ -216,10 +216,14 @@ def plot_training(
     ------
     ImportError
         matplotlib is missing; the message says how to install it.
+    TypeError
+        Something that is not a number, or not a diagnosis.
     ValueError
-        Losses and rates of different lengths, or no finite loss.
+        Losses and rates of different lengths, a rate that is not finite, or no finite loss.
     """
-    rates, values = _losses(losses, lrs)
+    if diagnosis is not None:
+        returned_by("diagnose", "diagnosis", diagnosis, "verdict", "reason")
+    rates, values = run(losses, lrs)
     ax = _axes(ax)
     steps = np.arange(len(values))
     verdict = None if diagnosis is None else str(diagnosis.verdict)
@@ -252,86 +256,24 @@ def plot_training(
     return ax
 
 
-# ---- what is drawn -------------------------------------------------------------------------------
-
-
-def _named(schedules: Any) -> dict[str, Any]:
-    """The schedules with their labels."""
-    if isinstance(schedules, Mapping):
-        named = {str(label): schedule for label, schedule in schedules.items()}
-    else:
-        several = list(schedules) if isinstance(schedules, Sequence) else [schedules]
-        named = {}
-        for number, schedule in enumerate(several):
-            name = type(schedule).__name__
-            named[name if name not in named else f"{name} {number}"] = schedule
-    if not named:
-        raise ValueError("schedules must be at least one, got none")
-    for label, schedule in named.items():
-        if not callable(schedule):
-            raise TypeError(
-                f"schedules[{label!r}] must be a schedule or another function of the step, "
-                f"got {schedule!r}"
-            )
-    return named
-
-
-def _steps(steps: Any) -> npt.NDArray[np.int64]:
-    """The steps to draw: all, or as many as can be seen, with both ends."""
-    if isinstance(steps, bool) or not isinstance(steps, numbers.Integral):
-        raise TypeError(f"steps must be an int, got {steps!r}")
-    if steps < 1:
-        raise ValueError(f"steps must be at least 1, got {steps!r}")
-    if steps <= _MOST_POINTS:
-        return np.arange(int(steps))
-    return np.linspace(0, int(steps) - 1, _MOST_POINTS).astype(np.int64)
-
-
-def _curve(label: str, schedule: Any, at: npt.NDArray[np.int64]) -> Curve:
-    values = [schedule(step) for step in at.tolist()]
-    for step, value in zip(at.tolist(), values, strict=True):
-        if not isinstance(value, numbers.Real):
-            raise TypeError(
-                f"schedules[{label!r}] must return a number, got {value!r} at step {step}"
-            )
-    return np.array(values, np.float64)
-
-
-def _losses(losses: Any, lrs: Any) -> tuple[Curve | None, Curve]:
-    """Rates, if there are any, and losses."""
-    values = _vector("losses", losses)
-    values = np.where(np.isinf(values), values, np.clip(values, -_LARGEST, _LARGEST))
-    if not np.isfinite(values).any():
-        raise ValueError(f"losses must have a finite one to draw, got {values[:4].tolist()}")
-    if lrs is None:
-        return None, values
-    rates = np.full(len(values), lrs) if isinstance(lrs, numbers.Real) else _vector("lrs", lrs)
-    if len(rates) != len(values):
-        raise ValueError(f"lrs and losses must be equally many, got {len(rates)} and {len(values)}")
-    return rates, values
-
-
-def _vector(name: str, values: Any) -> Curve:
-    try:
-        vector = np.asarray(values, np.float64)
-    except (TypeError, ValueError) as error:
-        raise TypeError(f"{name} must be a sequence of numbers: {error}") from None
-    if vector.ndim != 1:
-        raise ValueError(f"{name} must be a flat sequence, got shape {vector.shape}")
-    return vector
-
-
 # ---- how it is drawn -----------------------------------------------------------------------------
 
 
-def _pyplot() -> Any:
+def load(module: str) -> Any:
+    """A module of matplotlib, or an ImportError that says what is wrong with it."""
     try:
-        import matplotlib.pyplot as pyplot
+        return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        if error.name != "matplotlib":
-            raise
-        raise ImportError(MISSING, name="matplotlib") from None
-    return pyplot
+        if error.name == "matplotlib":
+            raise ImportError(MISSING, name="matplotlib") from None
+        broken: Exception = error
+    except Exception as error:  # of any kind: a bad MPLBACKEND is a ValueError
+        broken = error
+    raise ImportError(f"matplotlib cannot be imported: {broken}", name="matplotlib") from broken
+
+
+def _pyplot() -> Any:
+    return load("matplotlib.pyplot")
 
 
 def _axes(ax: Axes | None) -> Axes:
@@ -348,10 +290,10 @@ def _plain(ax: Axes) -> None:
 
 def _from_zero(ax: Axes, curves: Iterable[Curve]) -> None:
     """Begin the vertical axis at 0, unless something is below."""
-    lowest = min(float(np.nanmin(curve)) for curve in curves)
-    highest = max(float(np.nanmax(curve)) for curve in curves)
-    if lowest >= 0 and highest > 0:
-        ax.set_ylim(0, 1.05 * highest)
+    values = np.concatenate(list(curves))
+    values = values[np.isfinite(values)]  # those of others' lines may not be
+    if values.min() >= 0 and values.max() > 0:
+        ax.set_ylim(0, 1.05 * float(values.max()))
     else:
         ax.autoscale(axis="y")
 
