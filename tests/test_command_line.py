@@ -144,6 +144,23 @@ def test_missing_matplotlib(tmp_path):
         assert run("-c", WITHOUT_MATPLOTLIB, *arguments, cwd=tmp_path).returncode == 0
 
 
+@pytest.mark.parametrize(
+    ("first_line", "reason"),
+    [
+        ("import parser_of_matplotlib", "No module named 'parser_of_matplotlib'"),
+        ("raise ImportError('built for NumPy 1')", "built for NumPy 1"),
+        ("raise ValueError('no backend nonsense')", "no backend nonsense"),
+    ],
+)
+def test_broken_matplotlib(first_line, reason, tmp_path):
+    """Said as what it is: installing it would not help."""
+    (tmp_path / "matplotlib.py").write_text(first_line)
+    done = run("-m", "instep", "schedules", "--plot", "a.png", cwd=tmp_path)
+    message = f"python -m instep: matplotlib cannot be imported: {reason}\n"
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", message)
+    assert not (tmp_path / "a.png").exists()
+
+
 def test_closed_pipe(tmp_path):
     reader, writer = os.pipe()
     os.close(reader)
@@ -154,6 +171,51 @@ def test_closed_pipe(tmp_path):
     )
     os.close(writer)
     assert (done.returncode, done.stderr) == (1, b"")
+
+
+def redirected(redirection, *arguments, cwd):
+    """The command with its output somewhere else."""
+    command = [sys.executable, "-m", "instep", *arguments]
+    env = os.environ | {"PYTHONPATH": str(Path(instep.__file__).parent.parent)}
+    env.pop("PYTHONUNBUFFERED", None)  # argparse ignores what fails at once
+    shell = ["sh", "-c", f'exec "$0" "$@" {redirection}']
+    return subprocess.run(
+        [*shell, *command], capture_output=True, text=True, env=env, cwd=cwd, check=False
+    )
+
+
+COMMANDS = [[], ["recommend"], ["schedules"], ["schedules", "--plot", "a.png"], ["--help"]]
+UNIX = pytest.mark.skipif(os.name != "posix", reason="a shell of Unix")
+FULL = pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full")
+
+
+@UNIX
+@pytest.mark.parametrize("arguments", COMMANDS)
+def test_closed_output(arguments, tmp_path):
+    done = redirected(">&-", *arguments, cwd=tmp_path)
+    message = "python -m instep: cannot write the output: standard output is closed\n"
+    assert (done.returncode, done.stderr) == (1, message)
+    assert list(tmp_path.iterdir()) == []
+    both = redirected(">&- 2>&-", *arguments, cwd=tmp_path)
+    assert (both.returncode, both.stderr) == (1, "")
+
+
+@FULL
+@pytest.mark.parametrize("arguments", COMMANDS)
+def test_full_disk_behind_the_output(arguments, tmp_path):
+    if "--plot" in arguments:
+        pytest.importorskip("matplotlib")
+    done = redirected("> /dev/full", *arguments, cwd=tmp_path)
+    message = "python -m instep: cannot write the output: No space left on device\n"
+    assert (done.returncode, done.stderr) == (1, message)
+
+
+@UNIX
+def test_closed_messages(tmp_path):
+    """They do not end up in the output."""
+    pytest.importorskip("matplotlib")
+    done = redirected("2>&-", "schedules", "--plot", "no/a.png", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (1, "")
 
 
 # ---- the picture -----------------------------------------------------------------------------
@@ -188,6 +250,17 @@ def test_picture_that_cannot_be_written(tmp_path, capsys):
     folder.mkdir()
     assert main(["schedules", "--plot", str(folder)]) == 1
     assert re.fullmatch(r"python -m instep: cannot write .*: \S.*\n", capsys.readouterr().err)
+
+
+@FULL
+@pytest.mark.parametrize("name", ["a.png", "a.svg", "a.pdf"])
+def test_full_disk_behind_the_picture(name, tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    path = tmp_path / name
+    path.symlink_to("/dev/full")
+    assert main(["schedules", "--plot", str(path)]) == 1
+    message = f"python -m instep: cannot write {path}: No space left on device\n"
+    assert capsys.readouterr() == ("", message)
 
 
 def test_the_picture_shows_every_kind():

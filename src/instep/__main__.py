@@ -1,9 +1,10 @@
 """The command line: ``python -m instep``.
 
-Exit codes: 0, 1 where a library is missing or a file cannot be written, 2 for bad usage.
+Exit codes: 0, 1 where a library is missing or the output cannot be written, 2 for bad usage.
 """
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -93,13 +94,14 @@ def _listed() -> str:
 def _draw(path: Path) -> int:
     """Draw the gallery into the file, whatever matplotlib's backend is."""
     try:
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError:
-        return _failed(plots.MISSING)
-    figure = Figure(figsize=(10, 7), layout="constrained")
+        figure = plots.load("matplotlib.figure").Figure(figsize=(10, 7), layout="constrained")
+    except ImportError as error:
+        return _failed(str(error))
     plots.plot_schedule_panels(gallery(), STEPS, figure)
+    picture = io.BytesIO()  # matplotlib's own writing hides what is wrong with a file
+    figure.savefig(picture, format=path.suffix[1:].lower(), dpi=100)
     try:
-        figure.savefig(path, dpi=100)
+        path.write_bytes(picture.getvalue())
     except OSError as error:
         return _failed(f"cannot write {path}: {error.strerror or error}")
     print(path)
@@ -107,7 +109,8 @@ def _draw(path: Path) -> int:
 
 
 def _failed(message: str) -> int:
-    print(f"python -m instep: {message}", file=sys.stderr)
+    if sys.stderr is not None:  # closed; print would take standard output for it
+        print(f"python -m instep: {message}", file=sys.stderr)
     return 1
 
 
@@ -122,7 +125,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        0, or 1 where a library is missing or a file cannot be written.
+        0, or 1 where a library is missing or the picture cannot be written.
 
     Raises
     ------
@@ -142,13 +145,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run() -> int:
+    """Run a command and see its output through; return the exit code."""
+    if sys.stdout is None:
+        return _failed("cannot write the output: standard output is closed")
     try:
-        code = main()
-        sys.stdout.flush()
-    except BrokenPipeError:  # what reads the output, such as head, has seen enough
+        try:
+            return main()
+        finally:  # also where --help ends the program
+            sys.stdout.flush()
+    except OSError as error:
+        # What is left in the buffer would fail again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    return code
+        if isinstance(error, BrokenPipeError):  # the reader, such as head, has seen enough
+            return 1
+        return _failed(f"cannot write the output: {error.strerror or error}")
 
 
 if __name__ == "__main__":
