@@ -27,7 +27,9 @@ def rows(guide, start):
     return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in table]
 
 
-def test_the_code_runs(guide, capsys):
+@pytest.mark.parametrize("model", MODELS)
+def test_the_code_runs(guide, model, capsys, monkeypatch):
+    """It trains, and the range test is of the optimizer that is then built."""
     rng = np.random.default_rng(0)
     x = rng.standard_normal((200, 5)).astype(np.float32)
     labels = (x @ rng.standard_normal((5, 3))).argmax(1)
@@ -37,13 +39,25 @@ def test_the_code_runs(guide, capsys):
         loss, grad = instep.losses.cross_entropy(x @ params["W"] + params["b"], labels)
         return loss, {"W": x.T @ grad, "b": grad.sum(0)}
 
+    tested = []
+
+    def lr_range_test(function, params, optimizer, **options):
+        tested.append((optimizer, options))
+        return original(function, params, optimizer, **options)
+
+    original = instep.lr_range_test
+    monkeypatch.setattr(instep, "lr_range_test", lr_range_test)
     names = dict(
         instep=instep, params=params, total_steps=200, loss_and_grad=loss_and_grad,
     )  # fmt: skip
     (code,) = re.findall(r"```python\n(.*?)```", guide, re.DOTALL)
-    exec(code, names)
+    assert code.count('model="mlp"') == 1
+    exec(code.replace('model="mlp"', f"model={model!r}"), names)
     assert names["losses"][-1] < 0.2 * names["losses"][0]
     assert str(names["advice"]) in capsys.readouterr().out
+    advice = instep.recommend("multiclass", model)
+    assert tested == [(advice.optimizer, advice.options)]
+    assert type(names["opt"]) is advice.optimizer
 
 
 def test_losses_are_those_of_the_advice(guide):
