@@ -17,6 +17,8 @@ from digits import Params, accuracy, backward, forward, initialize, load, plt
 
 import instep
 
+ADVICE = instep.recommend("multiclass", "mlp")
+
 
 class Run(NamedTuple):
     """A training run and what became of it."""
@@ -57,7 +59,7 @@ def train(rate: float, data: tuple[np.ndarray, ...], options: argparse.Namespace
     x, y, x_test, y_test = data
     params = initialize(np.random.default_rng(options.seed))
     steps = options.epochs * (len(y) // options.batch)
-    opt = instep.recommend("multiclass", "mlp").build(params, steps, lr=rate)
+    opt = ADVICE.build(params, steps, lr=rate)
     function = loss_and_grad(batches(x, y, options.batch, options.seed))
     losses, rates = [], []
     for _ in range(steps):
@@ -110,7 +112,7 @@ def main(arguments: list[str] | None = None) -> None:
     data = load(np.random.default_rng(options.seed))
     params = initialize(np.random.default_rng(options.seed))
     function = loss_and_grad(batches(*data[:2], options.batch, options.seed))
-    test = instep.lr_range_test(function, params, instep.AdamW)
+    test = instep.lr_range_test(function, params, ADVICE.optimizer, **ADVICE.options)
     if test.suggestion is None:
         raise SystemExit(f"the range test suggests no rate: {test.reason}")
     rates = (test.low / 100, test.suggestion, 100 * test.high)
