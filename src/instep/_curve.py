@@ -31,6 +31,17 @@ JUMP_SHARE = 0.5
 LARGEST = 7.0
 # A quarter of the losses below this share of the first one, though the mean has not fallen.
 SWING = 0.05
+# Losses that are not negative grow exponentially where of so many means in a row, of as many losses
+# each, every one is so many times the one before. Of noise alone one row in 720 only goes up, and
+# seldom evenly. Below the share of the first loss to which float32 rounds squares, all is noise.
+ROW = 6
+GROWTH = 1.25
+ROUNDING = float(np.finfo(np.float32).eps) ** 2
+# Losses so many times all those before them since the middle, and above the first one, are a leap;
+# single ones so far above the first one, among others that are almost nothing, are swings.
+LEAP = 2.0
+# Five parts of the run, in which a rise is looked for that its noise may hide.
+FIFTHS = 5
 
 
 @dataclass(frozen=True)
@@ -53,7 +64,14 @@ class Curve:
     after: float  # what a decaying rate brought after that
     decayed: bool
     swings: bool
+    towers: bool  # a loss after the middle, far above the first one
     left: float  # what there is still to gain, at most, as a share of the start
+    spikes: float  # the largest loss over the first or the median one, if none is negative
+    times: float  # the level at the end over the first loss, where losses are not negative
+    growth: float  # of the last means in a row, where each is above the one before
+    leap: int | None  # the step from which on all losses are far above those before
+    leapt: float  # the lowest of those
+    rise: float  # the largest between two fifths of the run, in errors
 
     @property
     def descent(self) -> float:
@@ -81,8 +99,10 @@ def measure(losses: Floats, rates: Floats | None) -> Curve:
     unit = float(np.abs(losses).max()) or 1.0
     n, losses = len(losses), losses / unit
     level, count = max(5, int(n * LEVEL)), min(WINDOWS, n // 5)
-    second = losses[n // 2 :]
-    steps = np.diff(second)  # differences: a slow trend is not noise
+    earlier, second = losses[: n // 2], losses[n // 2 :]
+    # Of the half whose level is lower: where a run explodes, its steps are no noise. Differences,
+    # because a slow trend is none either.
+    steps = np.diff(earlier if earlier.mean() < second.mean() else second)
     noise = math.sqrt(np.square(steps).mean() / 2)
     end = float(losses[-level:].mean())
     start, start_error = _start(losses, level, noise, float(np.median(np.abs(steps))))
@@ -91,6 +111,7 @@ def measure(losses: Floats, rates: Floats | None) -> Curve:
     wide = max(5, int(stop * WIDE))
     reached = losses[stop - wide : stop].mean()
     positive = losses.min() >= 0
+    leap = _leap(losses) if positive else None
     return Curve(
         steps=n,
         unit=unit,
@@ -108,8 +129,49 @@ def measure(losses: Floats, rates: Floats | None) -> Curve:
         after=float(reached) - end,
         decayed=stop <= n - level,
         swings=bool(positive and np.quantile(second, 1 / 4) < SWING * losses[0]),
+        towers=bool(positive and second.max() > LEAP * losses[0]),
         left=end / start if positive and start > 0 else 1.0,
+        spikes=_over(losses.max(), max(losses[0], np.median(losses))) if positive else 1.0,
+        times=_over(end, float(losses[0])) if positive else 1.0,
+        growth=_growth(losses) if positive else 1.0,
+        leap=leap,
+        leapt=float(losses[leap:].min()),
+        rise=_rise(losses, noise),
     )
+
+
+def _over(value: float, level: float) -> float:
+    """Their ratio, of numbers that are not negative: 1 of two zeros."""
+    if level > 0:
+        return float(value / level)
+    return math.inf if value > 0 else 1.0
+
+
+def _growth(losses: Floats) -> float:
+    """How many times the last `ROW` means grew, where each grew: the most, over their sizes."""
+    most, size, least = 1.0, 1, ROUNDING * float(losses[0])
+    while ROW * size <= len(losses):
+        row = np.maximum(losses[-ROW * size :].reshape(ROW, size).mean(axis=1), least)
+        if (row[1:] > GROWTH * row[:-1]).all():
+            most = max(most, _over(float(row[-1]), float(row[0])))
+        size += max(1, size // 4)
+    return most
+
+
+def _rise(losses: Floats, noise: float) -> float:
+    """The largest climb between two fifths of the run, in errors."""
+    fifths = np.array([part.mean() for part in np.array_split(losses, FIFTHS)])
+    climb = float((fifths - np.minimum.accumulate(fifths)).max())
+    return _over(climb, noise * math.sqrt(2 * FIFTHS / len(losses))) if climb > 0 else 0.0
+
+
+def _leap(losses: Floats) -> int | None:
+    """The first step after the middle from which on all losses are far above those before."""
+    middle = len(losses) // 2
+    before = np.maximum.accumulate(losses[middle:-1])
+    after = np.minimum.accumulate(losses[:middle:-1])[::-1]
+    leaps = np.flatnonzero((after > LEAP * before) & (after > losses[0]))
+    return middle + 1 + int(leaps[0]) if leaps.size else None
 
 
 def _start(losses: Floats, level: int, noise: float, usual: float) -> tuple[float, float]:

@@ -28,6 +28,14 @@ FEWEST = 20  # losses; fewer do not tell noise from trend
 # How far a loss may rise above the first one, in descents. Rates that end well overshoot up to
 # four times their descent; beyond, most runs end in a worse place for good.
 OVERSHOOT = 4.0
+# Losses that are not negative and end at a level so many times the first one have diverged, however
+# noisy: noise as wide as the level takes a mean of five losses to twice the level seldom.
+FAR = 10.0
+# Without a visible descent: a rise between two fifths of the run by so many errors, or a loss so
+# many times the first and the median one, says that the rate does something. Noise alone rises by
+# that in one run of 33 (one of 11 with 20 losses); batches at a rate that does nothing reach twice.
+RISE_ERRORS = 2.75
+SPIKE = 4.0
 # How far the smoothed curve may climb, in descents and in errors: of 20 windows without any
 # trend, one run in a hundred climbs by four errors.
 CLIMB = 0.1
@@ -47,9 +55,13 @@ NOTHING_LEFT = 0.07
 RECOVERED = 0.7
 RECOVERY = 0.02
 # Gradient norms over the median of the first three: up to 23 in runs that end well, from 700 on
-# in runs that do not. More skipped steps than this share are no accident of loss scaling.
+# in runs that do not. At a saddle norms begin at almost nothing: the loss must have risen too.
 NORM_GROWTH = 100.0
+# More skipped steps than this share, and than a handful, are no accident of loss scaling. The ones
+# before the first step that was taken look for the scale: halving 2^24 to 1 takes 24.
 SKIPPED = 0.02
+HANDFUL = 3
+SCALING = 24
 
 
 @dataclass(frozen=True)
@@ -115,12 +127,14 @@ def diagnose(
     Notes
     -----
     The first rule that applies decides. Too high: a loss or gradient is not finite; many steps
-    were skipped; the run ends above its first loss; a gradient norm explodes; a loss overshoots
-    the first one by 4 times the descent; the smoothed curve climbs by 10 % of the descent; the
-    losses swing between almost nothing and more than the first. Too low: no descent that stands
-    out of the noise; 2.5 % of the descent came after the middle of the run. Otherwise
-    just right. Multiplying all losses by a positive number changes nothing. docs/math.md has the
-    rules in full.
+    were skipped; a gradient norm explodes; the run ends above its first loss; it grows
+    exponentially at the end, from however low; the losses swing between almost nothing and more
+    than the first. Just right: less than 7 % of the first level is left. Too high: a loss
+    overshoots the first one by 4 times the descent; the smoothed curve climbs by 10 % of the
+    descent. Without a descent that stands out of the noise: too high where the loss rises or
+    spikes, else too low. Too low: 2.5 % of the descent came after the middle of the run.
+    Otherwise just right. Multiplying all losses by a positive number changes nothing.
+    docs/math.md has the rules in full.
 
     Losses of single examples are too noisy: give means over some steps.
 
@@ -157,7 +171,8 @@ def _floats(name: str, values: object) -> Floats:
         raise TypeError(
             f"{name} must be real numbers, got {type(values).__name__} of dtype {array.dtype}"
         )
-    return array.astype(np.float64)
+    with np.errstate(over="ignore"):  # a longdouble beyond float64 is infinite here
+        return array.astype(np.float64)
 
 
 def _losses(losses: object) -> Floats:
@@ -211,12 +226,16 @@ def _rates(lrs: object, reports: list[StepReport] | None, n: int) -> Floats | No
 
 
 def _decide(losses: Floats, rates: Floats | None, reports: list[StepReport] | None) -> Found:
-    found = _nonfinite(losses) or (_evidence(reports) if reports else None)
+    found = _nonfinite(losses) or (_evidence(reports, losses) if reports else None)
     if found:
         return found
+    if not losses.any():
+        return "just_right", "every loss is 0: there is nothing that could fall", 1.0
     with np.errstate(under="ignore"):
         curve = measure(losses, rates)
-    return _decided_by_levels(curve) or _too_high(curve) or _too_low(curve) or _just_right(curve)
+    rules = (_diverged, _nothing_left, _too_high, _too_low)
+    decided = (rule(curve) for rule in rules)
+    return next((found for found in decided if found), None) or _just_right(curve)
 
 
 def _nonfinite(losses: Floats) -> Found | None:
@@ -230,31 +249,50 @@ def _nonfinite(losses: Floats) -> Found | None:
     return "too_high", f"the loss became {losses[k]} at step {k}, after {losses[k - 1]:.3g}", 0.1
 
 
-def _evidence(reports: list[StepReport]) -> Found | None:
+def _evidence(reports: list[StepReport], losses: Floats) -> Found | None:
     """What the gradients say."""
     for k, r in enumerate(reports):
         if r.applied and (r.nonfinite or not math.isfinite(r.grad_norm or 0.0)):
             return "too_high", f"a gradient that is not finite was applied at step {k}", 0.1
-    skipped = sum(not r.applied for r in reports)
-    if skipped > SKIPPED * len(reports):
+    taken = [r.applied for r in reports]
+    skipped = taken.count(False)
+    begun = min(taken.index(True), SCALING) if any(taken) else 0
+    if skipped - begun > max(HANDFUL, SKIPPED * len(reports)):
         share = f"{skipped} of {len(reports)} steps were skipped"
         return "too_high", f"{share} because their gradients were not finite", 0.1
-    norms = [r.grad_norm for r in reports if r.grad_norm is not None]
-    finite = [norm for norm in norms if math.isfinite(norm)]
+    norms = {k: r.grad_norm for k, r in enumerate(reports) if r.grad_norm is not None}
+    finite = {k: norm for k, norm in norms.items() if math.isfinite(norm)}
     if len(finite) > 3:
-        usual, largest = float(np.median(finite[:3])), max(finite)
-        if largest > NORM_GROWTH * usual > 0:
-            grown = f"grew to {largest:.3g}, {largest / usual:.3g} times those of the first steps"
-            return "too_high", f"a gradient norm {grown}", 0.1
+        usual = float(np.median(list(finite.values())[:3]))
+        k = max(finite, key=lambda step: finite[step])
+        if finite[k] > NORM_GROWTH * usual > 0 and losses[k:].max() > losses[0]:
+            times = f"{finite[k] / usual:.3g} times those of the first steps"
+            return "too_high", f"a gradient norm grew to {finite[k]:.3g}, {times}", 0.1
     return None
 
 
-def _decided_by_levels(c: Curve) -> Found | None:
-    """What the first and the last level say alone."""
-    if c.end > c.first and -c.descent > VISIBLE * c.error:
+def _diverged(c: Curve) -> Found | None:
+    """What no low level makes good."""
+    if c.end > c.first and (-c.descent > VISIBLE * c.error or c.times > FAR):
         levels = f"at {c.says(c.end)}, begun at {c.says(c.first)}"
         return "too_high", f"the loss ends above where it began: {levels}", 0.1
-    return _just_right(c) if c.left < NOTHING_LEFT else None
+    if c.leap is not None:
+        leap = f"from step {c.leap} on all are at {c.says(c.leapt)} or more"
+        return "too_high", f"the losses leap above the first one, {c.says(c.first)}: {leap}", 0.1
+    if c.growth > 1:
+        return "too_high", f"the loss grows exponentially, by now {c.growth:.3g} times", 0.1
+    if c.swings and c.towers:
+        swings = f"almost nothing and more than twice the first one, {c.says(c.first)}"
+        return "too_high", f"losses swing between {swings}", 0.1
+    return None
+
+
+def _nothing_left(c: Curve) -> Found | None:
+    if c.left >= NOTHING_LEFT:
+        return None
+    levels = f"from {c.says(c.start)} to {c.says(c.end)}"
+    reason = f"the loss fell {levels}: {c.left:.1%} of it is left, which is all there is to gain"
+    return "just_right", reason, 1.0
 
 
 def _too_high(c: Curve) -> Found | None:
@@ -282,6 +320,11 @@ def _recovered(c: Curve) -> bool:
 
 def _too_low(c: Curve) -> Found | None:
     if not c.visible:
+        if c.rise > RISE_ERRORS:
+            return "too_high", f"the loss rises, by {c.rise:.3g} errors, and has not fallen", 0.3
+        if c.spikes > SPIKE:
+            spike = f"to {c.says(c.peak)} at step {c.peak_step}, and has not fallen"
+            return "too_high", f"the loss spikes from {c.says(c.first)} {spike}", 0.1
         moved = f"from {c.says(c.start)} to {c.says(c.end)}"
         return "too_low", f"the loss barely moves: {moved}, which is within its noise", 10.0
     seen = min(FALLING_ERRORS * c.gain_error, STEEP * c.descent)
@@ -296,7 +339,7 @@ def _too_low(c: Curve) -> Found | None:
 
 def _just_right(c: Curve) -> Found:
     start = max(c.start, c.first)  # where a decaying rate made good an overshoot, start is lower
-    share = max(0.0, c.gain) / (start - c.end)
+    share = min(1.0, max(0.0, c.gain) / (start - c.end))
     levels = f"from {c.says(start)} to {c.says(c.end)} and settled"
     reason = f"the loss fell {levels}: {share:.1%} of that came after the middle of the run"
     return "just_right", reason, 1.0
