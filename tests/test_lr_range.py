@@ -205,6 +205,25 @@ def test_it_stops_where_a_step_is_skipped():
     assert 20 < len(found.lrs) < 100 and found.losses[-1] < 1.5
 
 
+@pytest.mark.parametrize(("loss", "words"), [(True, "the loss was nan"), (False, "were skipped")])
+def test_it_says_that_one_bad_batch_ended_it(loss, words):
+    calls = 0
+
+    def loss_and_grad(w):
+        nonlocal calls
+        calls += 1
+        good = quadratic()(w)
+        bad = (math.nan, good[1]) if loss else (good[0], good[1] * math.nan)
+        return bad if calls == 60 else good
+
+    whole = lr_range_test(quadratic(), near_zero())
+    found = lr_range_test(loss_and_grad, near_zero(), nonfinite="skip")
+    assert len(found.lrs) == 60 and found.suggestion < whole.suggestion / 2
+    assert words in found.reason and "test again" in found.reason
+    assert f"at {found.lrs[-1]:.2g}, where the test ended" in found.reason
+    assert "test ended" not in whole.reason
+
+
 def test_overflow_is_no_news():
     def loss_and_grad(w):
         return np.float32(np.mean(np.square(w - 2))), w - np.float32(2)

@@ -1,5 +1,6 @@
 """The range test leaves no trace: every bit is restored, whatever happens in it."""
 
+import importlib
 import math
 import signal
 
@@ -7,7 +8,10 @@ import numpy as np
 import pytest
 from conftest import LAYOUTS, bits, copy_tree, leaves, near_zero, quadratic
 
+import instep
 from instep import lr_range_test
+
+lr_range = importlib.import_module("instep.lr_range")
 
 
 def awkward(guarded, layout, dtype):
@@ -103,6 +107,7 @@ def test_restored_when_the_callback_stops(event, error, when):
         (lambda w: ("1", w), TypeError, "a number as loss, got '1'"),
         (lambda w: (None, w), TypeError, "a number as loss, got None"),
         (lambda w: (True, w), TypeError, "a number as loss, got True"),
+        (lambda w: (10**400, w), ValueError, "loss_and_grad returned an int beyond float64"),
         (lambda w: (1j, w), TypeError, "number as loss, got 1j"),
         (lambda w: (np.complex64(1j), w), TypeError, "real number as loss"),
         (lambda w: (w, w), TypeError, "a number as loss, got array"),
@@ -119,3 +124,96 @@ def test_restored_when_a_result_is_refused(result, error, message):
     with pytest.raises(error, match=message):
         lr_range_test(loss_and_grad, w, nonfinite="raise")
     assert calls == 30 and bits(w) == bits(near_zero())
+
+
+class Fragile(np.ndarray):
+    """Writing to it raises what `events` has left, as a signal between two lines would."""
+
+    events = None
+
+    def __setitem__(self, key, value):
+        if Fragile.events:
+            raise Fragile.events.pop()
+        super().__setitem__(key, value)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_signals_while_restoring_stop_nothing(count, monkeypatch):
+    arrays = [near_zero() for _ in range(5)]
+    pairs = [(array.view(Fragile), near_zero()) for array in arrays]
+    for array in arrays:
+        array += 1.0
+    monkeypatch.setattr(Fragile, "events", [KeyboardInterrupt() for _ in range(count)])
+    with pytest.raises(KeyboardInterrupt):
+        lr_range._write_back(pairs)
+    assert pairs == [] and all(bits(array) == bits(near_zero()) for array in arrays)
+
+
+def test_a_real_signal_while_restoring():
+    # Alarms at other moments of the restoring: some come between two arrays.
+    params = [near_zero() for _ in range(2000)]
+    grads = [np.ones_like(array) for array in params]
+    hits, calls = [], 0
+
+    def loss_and_grad(params):
+        nonlocal calls
+        calls += 1
+        if calls == 20:
+            signal.setitimer(signal.ITIMER_REAL, delay)
+        return 1.0, grads
+
+    def hit(*_):
+        hits.append(1)
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, hit)
+    try:
+        for trial in range(30):
+            calls, delay = 0, 1e-5 + trial * 2e-4
+            try:
+                lr_range_test(loss_and_grad, params, instep.SGD, min_lr=0.1, steps=20)
+            except KeyboardInterrupt:
+                pass
+            finally:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+            assert all(bits(array) == bits(near_zero()) for array in params)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert hits
+
+
+def test_an_array_that_became_read_only_does_not_stop_the_others():
+    params, calls = {"a": near_zero(), "b": near_zero(), "c": near_zero()}, 0
+
+    def loss_and_grad(params):
+        nonlocal calls
+        calls += 1
+        if calls == 50:
+            params["b"].flags.writeable = False
+            raise Stop
+        return quadratic()(params["a"])[0], {key: np.ones(50) for key in params}
+
+    with pytest.raises(ValueError, match="read-only"):
+        lr_range_test(loss_and_grad, params)
+    assert bits(params["a"]) == bits(params["c"]) == bits(near_zero())
+
+
+@pytest.mark.parametrize("listed", [False, True])
+def test_an_array_in_the_place_of_another_is_named(listed):
+    tree = {"a": near_zero(), "w": near_zero()}
+    original = tree["w"]
+    params = [{"params": tree}] if listed else tree
+    calls = 0
+
+    def loss_and_grad(_):
+        nonlocal calls
+        calls += 1
+        if calls == 30:
+            tree["w"] = tree["w"] - 0.1
+        grads = {key: array - 2 for key, array in tree.items()}
+        return float(np.mean(grads["w"] ** 2)), [grads] if listed else grads
+
+    with pytest.raises(ValueError, match=r"in the place of params.*'w'") as raised:
+        lr_range_test(loss_and_grad, params)
+    assert calls == 30 and ("[0]" in str(raised.value)) is listed
+    assert bits(original) == bits(tree["a"]) == bits(near_zero())

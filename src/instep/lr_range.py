@@ -31,6 +31,9 @@ WINDOW = 0.07  # of the steps, centred: seven of a hundred, half a decade of the
 # training in all, a tenth of the rate at the lowest loss in 47, the steepest rate in 36.
 SUGGESTED = 0.7
 USEFUL = 0.1
+# Whatever stops the restoring of one array is tried again so often: a signal passes, an array that
+# has become read-only does not.
+TRIES = 3
 # A descent of so many errors is no noise: of losses that are nothing else, two sweeps in a hundred
 # come down that far somewhere.
 VISIBLE = 3.5
@@ -94,7 +97,7 @@ def lr_range_test(
     """Find a learning rate by training a little while the rate grows from `min_lr` to `max_lr`.
 
     The parameters are as before afterwards, bit for bit, also when the test is interrupted or
-    something in it raises.
+    something in it raises. `loss_and_grad` must not put other arrays in their place.
 
     Parameters
     ----------
@@ -143,7 +146,8 @@ def lr_range_test(
     by full training, the 70 % rule was right in 35, a tenth of the minimum's rate in 31, the
     steepest point, which depends on the noise, in 29 (``benchmarks/range_test.py``).
 
-    The test ends at the first loss that is not finite. Where the losses fall by less than their
+    The test ends at the first loss that is not finite and at a skipped step; where the loss still
+    fell there, `reason` says so. Where the losses fall by less than their
     noise, or diverge before they fall, there is no suggestion, and ``reason`` says why.
     Batches, random states and running means of `loss_and_grad` are its own: they move on.
 
@@ -178,8 +182,8 @@ def lr_range_test(
     opt = _optimizer(optimizer, params, rates, options)
     arrays = [leaf.parameter for leaf in opt._leaves.all]
     with bar, _restored(arrays), np.errstate(all="ignore"):
-        losses = _sweep(loss_and_grad, params, opt, rates, divergence, bar)
-    return LRRangeTest(np.array(rates[: len(losses)]), losses, *_read(rates, losses))
+        losses, end = _sweep(loss_and_grad, params, opt, rates, divergence, bar)
+    return LRRangeTest(np.array(rates[: len(losses)]), losses, *_read(rates, losses, end))
 
 
 # ---- arguments -------------------------------------------------------------------------------
@@ -256,12 +260,34 @@ def _progress_bar(progress: bool | None, total: int) -> Any:
 @contextmanager
 def _restored(arrays: list[Array]) -> Iterator[None]:
     """Whatever happens within, the arrays have their bits again afterwards."""
-    saved = [np.array(array, copy=True) for array in arrays]
+    pending = [(array, np.array(array, copy=True)) for array in arrays]
     try:
         yield
     finally:
-        for array, before in zip(arrays, saved, strict=True):
-            array[...] = before
+        try:
+            _write_back(pending)
+        finally:
+            _write_back(pending)  # what a signal between two lines of the first time has left
+
+
+def _write_back(pending: list[tuple[Array, Array]]) -> None:
+    """Take array after array from the list, to the end, then raise the first error."""
+    first: BaseException | None = None
+    failed = 0
+    while pending:
+        try:
+            while pending:
+                array, before = pending[-1]
+                array[...] = before
+                pending.pop()
+                failed = 0
+        except BaseException as error:
+            first, failed = first or error, failed + 1
+            if failed == TRIES:
+                pending.pop()
+                failed = 0
+    if first is not None:
+        raise first
 
 
 def _sweep(
@@ -271,15 +297,16 @@ def _sweep(
     rates: list[float],
     divergence: float,
     bar: Any,
-) -> Floats:
-    """The losses until the last rate or until they diverge, that one included."""
+) -> tuple[Floats, str]:
+    """The losses until the last rate or until they diverge, that one included; why they end."""
     losses: list[float] = []
     width, best = _width(len(rates)), math.inf
     for _ in rates:
         loss, grads = _returned(loss_and_grad(params))
+        _same_arrays(opt, params)
         losses.append(loss)
         if not math.isfinite(loss):
-            break
+            return np.array(losses), f"the loss was {loss}"
         if len(losses) >= width:
             level = float(np.mean(losses[-width:]))
             best = min(best, level)
@@ -287,9 +314,20 @@ def _sweep(
             if level - best > (divergence - 1) * max(abs(best), gained):
                 break
         if not opt.step(grads).applied:
-            break
+            return np.array(losses), "gradients that were not finite were skipped"
         bar.update()
-    return np.array(losses)
+    return np.array(losses), ""
+
+
+def _same_arrays(opt: Optimizer, params: Any) -> None:
+    """`params` must still hold the arrays that are stepped."""
+    trees = [group["params"] for group in params] if opt._listed else params
+    for leaf, array in zip(opt._leaves.all, opt._flatten_trees(trees, "params"), strict=True):
+        if array is not leaf.parameter:
+            raise ValueError(
+                f"loss_and_grad has put another array in the place of {leaf.path}, which is what "
+                "is stepped; leave it there"
+            )
 
 
 def _returned(result: object) -> tuple[float, Any]:
@@ -304,7 +342,10 @@ def _returned(result: object) -> tuple[float, Any]:
         raise TypeError(f"loss_and_grad must return a number as loss, got {loss!r:.60}")
     if isinstance(loss, complex | np.complexfloating):
         raise TypeError(f"loss_and_grad must return a real number as loss, got {loss!r:.60}")
-    return float(loss), grads
+    try:
+        return float(loss), grads
+    except OverflowError:
+        raise ValueError("loss_and_grad returned an int beyond float64; return a float") from None
 
 
 def _width(steps: int) -> int:
@@ -323,7 +364,7 @@ def _smooth(losses: Floats, width: int) -> Floats:
     return np.convolve(losses, ones, "same") / np.convolve(np.ones_like(losses), ones, "same")
 
 
-def _read(rates: list[float], losses: Floats) -> Read:
+def _read(rates: list[float], losses: Floats, end: str) -> Read:
     steps, width = len(rates), _width(len(rates))
     finite = losses[np.isfinite(losses)]
     opening = max(3, int(steps * START))
@@ -350,6 +391,9 @@ def _read(rates: list[float], losses: Floats) -> Read:
     )
     way = f"{SUGGESTED:.0%} of the way from {start:.3g} to {start - descent:.3g}"
     reason = f"at this rate the smoothed loss was {way}, which it reached at {rates[lowest]:.2g}"
-    if lowest >= steps - width:
+    if end and lowest >= len(finite) - width:
+        reason += f"; it still fell at {rates[len(losses) - 1]:.2g}, where the test ended because "
+        reason += f"{end}: if that was one bad batch, test again"
+    elif lowest >= steps - width:
         reason += "; it still fell at the last rate: raise max_lr"
     return suggestion, low, rates[lowest], reason
