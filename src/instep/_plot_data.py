@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import numbers
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from instep.schedules._check import finite
+from instep.schedules._check import at_least, finite
 
 Curve = npt.NDArray[np.float64]
 
@@ -41,12 +40,9 @@ def named(schedules: Any) -> dict[str, Any]:
 
 def drawn_steps(steps: Any) -> npt.NDArray[np.int64]:
     """The steps to draw: all, or as many as can be seen, with both ends."""
-    if isinstance(steps, bool) or not isinstance(steps, numbers.Integral):
-        raise TypeError(f"steps must be an int, got {steps!r}")
-    count = int(steps)
-    if not 1 <= count <= MOST_STEPS:
-        limit = "at least 1" if count < 1 else "at most 2**53"
-        raise ValueError(f"steps must be {limit}, got {count}")
+    count = at_least(1)("steps", steps)
+    if count > MOST_STEPS:
+        raise ValueError(f"steps must be at most 2**53, got {count}")
     if count <= MOST_POINTS:
         return np.arange(count)
     return np.linspace(0, count - 1, MOST_POINTS).astype(np.int64)

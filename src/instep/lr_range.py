@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import math
-import operator
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from instep import _check
 from instep._check import Array
 from instep.optim import AdamW
 from instep.optim.base import Optimizer
+from instep.schedules._check import at_least, finite, positive
 
 __all__ = ["LRRangeTest", "lr_range_test"]
 
@@ -79,7 +79,9 @@ class LRRangeTest:
         -------
         matplotlib.axes.Axes
         """
-        return importlib.import_module("instep.plots").plot_range_test(self, ax=ax)
+        from instep.plots import plot_range_test  # only a drawing needs matplotlib
+
+        return plot_range_test(self, ax=ax)
 
 
 def lr_range_test(
@@ -169,7 +171,7 @@ def lr_range_test(
     (np.float64(-1.0), np.float64(1.0))
     """
     rates = _rates(min_lr, max_lr, steps)
-    divergence = _check.real("divergence", divergence, "a number")
+    divergence = finite("divergence", divergence)
     if divergence <= 1:
         raise ValueError(f"divergence must be greater than 1, got {divergence!r}")
     if not callable(loss_and_grad):
@@ -190,16 +192,10 @@ def lr_range_test(
 
 
 def _rates(min_lr: object, max_lr: object, steps: object) -> list[float]:
-    lowest = _check.positive("min_lr", _check.real("min_lr", min_lr, "a number"))
-    highest = _check.positive("max_lr", _check.real("max_lr", max_lr, "a number"))
+    lowest, highest = positive("min_lr", min_lr), positive("max_lr", max_lr)
     if not lowest < highest:
         raise ValueError(f"max_lr must be above min_lr, got {highest!r} and {lowest!r}")
-    if isinstance(steps, bool) or not isinstance(steps, int | np.integer):
-        raise TypeError(f"steps must be an int, got {steps!r}")
-    count = operator.index(steps)
-    if count < FEWEST:
-        raise ValueError(f"steps must be at least {FEWEST}, got {count}")
-    rates: list[float] = np.geomspace(lowest, highest, count).tolist()
+    rates: list[float] = np.geomspace(lowest, highest, at_least(FEWEST)("steps", steps)).tolist()
     return rates
 
 

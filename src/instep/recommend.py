@@ -1,7 +1,6 @@
 """Advice: which loss, optimizer, learning rate and schedule for a task."""
 
 import functools
-import numbers
 import textwrap
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -10,6 +9,7 @@ from typing import Any, cast
 from instep import _check, losses, optim, schedules
 from instep._advice import MODELS, TASKS, Loss
 from instep.optim import Optimizer
+from instep.schedules._check import at_least, positive
 
 __all__ = ["Recommendation", "recommend"]
 
@@ -76,12 +76,9 @@ class Recommendation:
         return self._schedule(total_steps, self.lr)
 
     def _schedule(self, total_steps: int, lr: float) -> schedules.Schedule:
-        if isinstance(total_steps, bool) or not isinstance(total_steps, numbers.Integral):
-            raise TypeError(f"total_steps must be an int, got {total_steps!r}")
-        if total_steps < 1:
-            raise ValueError(f"total_steps must be at least 1, got {total_steps!r}")
-        steps = int(self.warmup * int(total_steps))
-        return schedules.Warmup(schedules.CosineAnnealing(lr, int(total_steps) - steps), steps)
+        total = at_least(1)("total_steps", total_steps)
+        steps = int(self.warmup * total)
+        return schedules.Warmup(schedules.CosineAnnealing(lr, total - steps), steps)
 
     def build(self, params: Any, total_steps: int, *, lr: float | None = None) -> Optimizer:
         """The optimizer, ready to step.
@@ -116,9 +113,8 @@ class Recommendation:
         >>> logits, labels = np.zeros((5, 10), np.float32), np.arange(5)
         >>> value, grad = advice.loss(logits, labels)
         """
-        if lr is not None and _check.real("lr", lr, "a number") <= 0:
-            raise ValueError(f"lr must be greater than 0, got {lr!r}")
-        schedule = self._schedule(total_steps, self.lr if lr is None else float(lr))
+        peak = self.lr if lr is None else positive("lr", lr)
+        schedule = self._schedule(total_steps, peak)
         optimizer: Optimizer = cast(Any, self.optimizer)(params, lr=schedule, **self.options)
         return optimizer
 

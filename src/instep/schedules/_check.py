@@ -7,6 +7,8 @@ import operator
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from instep import _check
+
 Check = Callable[[str, Any], Any]
 
 
@@ -36,17 +38,11 @@ def finite(name: str, value: Any) -> float:
 
 
 def non_negative(name: str, value: Any) -> float:
-    found = finite(name, value)
-    if found < 0:
-        raise ValueError(f"{name} must be at least 0, got {found!r}")
-    return found
+    return _check.non_negative(name, finite(name, value))
 
 
 def positive(name: str, value: Any) -> float:
-    found = finite(name, value)
-    if found <= 0:
-        raise ValueError(f"{name} must be greater than 0, got {found!r}")
-    return found
+    return _check.positive(name, finite(name, value))
 
 
 def decay_factor(name: str, value: Any) -> float:
