@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from instep.schedules._base import Schedule
+from instep.schedules._base import Schedule, half_cosine
 from instep.schedules._check import at_least, finite, one_of
 from instep.schedules.compose import schedule_or_number
 
@@ -110,7 +110,7 @@ class InverseSqrt(Schedule):
 # What is left of the rate when a share of the decay is over.
 _SHAPES: dict[str, Callable[[float], float]] = {
     "linear": lambda over: 1.0 - over,
-    "cosine": lambda over: 0.5 + 0.5 * math.cos(math.pi * over),
+    "cosine": lambda over: half_cosine(over, 1.0, 0.0),
     "1-sqrt": lambda over: 1.0 - math.sqrt(over),
 }
 
