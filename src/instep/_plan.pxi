@@ -94,7 +94,7 @@ cdef class Plan:
             self.row_of[leaf] = row
             instep_plan_set_row(self.plan, leaf, row)
 
-    def bind(self, list gradients):
+    cpdef int bind(self, list gradients) except? -9:
         """Bind this step's gradients; None: no part in it.
 
         ALL_BOUND, SOME_BOUND, or the leaf where it stopped: `reason` says why."""
@@ -238,11 +238,10 @@ cdef class Steady:
                     flat = self.flatten(gradients, "grads")
             finally:
                 self.stepping = False
-            self.plan.bound = 0
             # What changed meanwhile holds from the next step on, as on the long way.
             if len(flat) != self.plan.leaves:
                 return flat
-            if self.plan.bind_rest(flat, 0, -1) != ALL_BOUND:
+            if self.plan.bind(flat) != ALL_BOUND:
                 return flat
             self.step(self.plan, 1.0, INFINITY, self.threads)
             return self.new_report(self.report, (self.steps, self.lr, True, None, None))

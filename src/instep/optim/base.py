@@ -21,14 +21,14 @@ from instep.tree import Structure, flatten_groups
 _NOT_GIVEN: Any = object()
 _ONE = 1.0
 _INFINITY = math.inf
-_BEGUN = ("_steady", "_lock", "_checks", "_groups", "_leaves", "_flatten_trees")
+_BEGUN = ("_steady", "_checks", "_groups", "_leaves", "_flatten_trees")
 _living: "weakref.WeakSet[Optimizer]" = weakref.WeakSet()
 
 
 def _unlock_in_child() -> None:
     """A thread that held a lock when the process forked does not exist in the child."""
     for optimizer in _living:
-        optimizer._lock = optimizer._steady.lock = threading.RLock()
+        optimizer._steady.lock = threading.RLock()
         optimizer._steady.stepping = False
 
 
@@ -80,7 +80,7 @@ class Optimizer:
 
     def _begin(self, groups: Sequence[Any]) -> None:
         self._steady = _core.Steady()
-        self._lock = self._steady.lock = threading.RLock()
+        self._steady.lock = threading.RLock()
         self._checks = {**self.hyperparameters, "maximize": _check.flag}
         self._groups: list[Group] = []
         self._leaves = Leaves()
@@ -133,7 +133,7 @@ class Optimizer:
             constructor's. Gradients then come as a list with one tree per group, and all is named
             as if a list of groups had been given at first: "W" becomes "0.W".
         """
-        with self._lock:
+        with self._steady.lock:
             if self._steady.stepping:
                 raise self._within_step("add_param_group")
             self._append_group(group)
@@ -183,7 +183,7 @@ class Optimizer:
         Made on first use; backward code may write into them (``out=``), and `step` without
         arguments then uses them.
         """
-        with self._lock:
+        with self._steady.lock:
             if self._buffers is None:
                 self._buffers = [leaf.new_array(GRADIENT) for leaf in self._leaves.all]
             trees = [
@@ -242,7 +242,7 @@ class Optimizer:
                 return done
             flat = done
         steady = self._steady
-        with self._lock:
+        with steady.lock:
             if steady.stepping:
                 raise self._within_step("step")
             try:
@@ -333,7 +333,7 @@ class Optimizer:
         The arrays are the ones the step updates; parameters that have had no gradient yet are
         left out, as in PyTorch.
         """
-        with self._lock:
+        with self._steady.lock:
             steps = self._leaves.steps()
             return {
                 leaf.name: {"step": steps[i], **leaf.state}
@@ -385,7 +385,7 @@ class Optimizer:
 
     def __getstate__(self) -> tuple[Any, ...]:
         """For pickle and copy: with the parameters, in contrast to `state_dict`."""
-        with self._lock:
+        with self._steady.lock:
             state = self.state_dict()
             groups = [dict(group.options) for group in self._groups]
             rest = {name: v for name, v in vars(self).items() if name not in _BEGUN}

@@ -29,7 +29,7 @@ class LoadReport(NamedTuple):
 
 
 def save(opt: Optimizer) -> dict[str, Any]:
-    with opt._lock:
+    with opt._steady.lock:
         for group in opt._groups:
             if group.options.changed:
                 group.check(group.options)  # what is saved can be loaded
@@ -61,7 +61,7 @@ def _fixed(value: Any) -> Any:
 
 def load(opt: Optimizer, state: Mapping[str, Any], strict: bool) -> LoadReport:
     """Check everything, then replace: a failed load changes nothing."""
-    with opt._lock:
+    with opt._steady.lock:
         if opt._steady.stepping:
             raise opt._within_step("load_state_dict")
         steps = _check_header(opt, state)
