@@ -106,7 +106,7 @@ def measure(losses: Floats, rates: Floats | None) -> Curve:
     noise = math.sqrt(np.square(steps).mean() / 2)
     end = float(losses[-level:].mean())
     start, start_error = _start(losses, level, noise, float(np.median(np.abs(steps))))
-    windows = np.array([part.mean() for part in np.array_split(losses, count)])[1:]
+    windows = _means(losses, count)[1:]
     middle, stop = _halves(n, rates, level)
     wide = max(5, int(stop * WIDE))
     reached = losses[stop - wide : stop].mean()
@@ -122,7 +122,7 @@ def measure(losses: Floats, rates: Floats | None) -> Curve:
         noise=noise,
         peak=float(losses.max()),
         peak_step=int(losses.argmax()),
-        climb=float((windows - np.minimum.accumulate(windows)).max()),
+        climb=_climb(windows),
         climb_error=noise * math.sqrt(2 * count / n),
         gain=float(losses[max(0, middle - wide // 2) :][:wide].mean() - reached),
         gain_error=noise * math.sqrt(2 / wide),
@@ -138,6 +138,16 @@ def measure(losses: Floats, rates: Floats | None) -> Curve:
         leapt=float(losses[leap:].min()),
         rise=_rise(losses, noise),
     )
+
+
+def _means(losses: Floats, parts: int) -> Floats:
+    """Of so many parts of the run, one after the other."""
+    return np.array([part.mean() for part in np.array_split(losses, parts)])
+
+
+def _climb(means: Floats) -> float:
+    """The largest rise from one mean to a later one."""
+    return float((means - np.minimum.accumulate(means)).max())
 
 
 def _over(value: float, level: float) -> float:
@@ -160,8 +170,7 @@ def _growth(losses: Floats) -> float:
 
 def _rise(losses: Floats, noise: float) -> float:
     """The largest climb between two fifths of the run, in errors."""
-    fifths = np.array([part.mean() for part in np.array_split(losses, FIFTHS)])
-    climb = float((fifths - np.minimum.accumulate(fifths)).max())
+    climb = _climb(_means(losses, FIFTHS))
     return _over(climb, noise * math.sqrt(2 * FIFTHS / len(losses))) if climb > 0 else 0.0
 
 
