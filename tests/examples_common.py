@@ -41,6 +41,29 @@ def run(*arguments, cwd):
     )
 
 
+def assert_missing_is_named(example, missing, folder):
+    """Without the extra the program says how to get it, and writes nothing."""
+    done = run("-c", BLOCK, missing, example, cwd=folder)
+    message = f'{missing} is missing; install the extras with: python -m pip install ".[demo]"'
+    assert (done.returncode, done.stderr.strip()) == (1, message)
+    assert list(folder.iterdir()) == []
+
+
+def two_runs(example, folder):
+    """What the program prints, run twice alike but for the name of its picture."""
+    texts = []
+    for arguments, picture in (
+        ((), example.with_suffix(".png").name),
+        (("--output", "again.png"), "again.png"),
+    ):
+        done = run(example, *arguments, cwd=folder)
+        assert done.returncode == 0, done.stderr
+        texts.append(done.stdout)
+        assert (folder / picture).read_bytes()[1:4] == b"PNG"
+        assert (folder / picture).stat().st_size > 20_000
+    return texts
+
+
 def need(extras):
     """Skip the test unless they are installed."""
     for name in extras:

@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from examples_common import BLOCK, EXAMPLES, need, run
+from examples_common import EXAMPLES, assert_missing_is_named, need, run, two_runs
 
 EXAMPLE = EXAMPLES / "find_lr.py"
 EXTRAS = ["matplotlib", "sklearn", "tqdm"]
@@ -21,14 +21,7 @@ def table(text):
 
 def test_three_rates_and_their_verdicts(tmp_path):
     need(EXTRAS)
-    texts = []
-    for picture in ("find_lr.png", "again.png"):
-        arguments = [] if picture == "find_lr.png" else ["--output", picture]
-        done = run(EXAMPLE, *arguments, cwd=tmp_path)
-        assert done.returncode == 0, done.stderr
-        texts.append(done.stdout)
-        assert (tmp_path / picture).read_bytes()[1:4] == b"PNG"
-        assert (tmp_path / picture).stat().st_size > 20_000
+    texts = two_runs(EXAMPLE, tmp_path)
     low, right, high = table(texts[0])
     assert table(texts[0]) == table(texts[1])
     assert low[1] == "too low" and right[1] == "just right" and high[1] == "too high"
@@ -57,7 +50,4 @@ def test_another_seed_and_length(tmp_path):
 @pytest.mark.parametrize("missing", EXTRAS)
 def test_a_missing_extra_is_named(missing, tmp_path):
     need(name for name in EXTRAS if name != missing)
-    done = run("-c", BLOCK, missing, EXAMPLE, cwd=tmp_path)
-    message = f'{missing} is missing; install the extras with: python -m pip install ".[demo]"'
-    assert (done.returncode, done.stderr.strip()) == (1, message)
-    assert list(tmp_path.iterdir()) == []
+    assert_missing_is_named(EXAMPLE, missing, tmp_path)
