@@ -37,7 +37,7 @@ from typing import Any
 import numpy as np
 
 import instep
-from instep.diagnose import FEWEST
+from instep.verdict import FEWEST
 
 RATES = tuple(float(f"{rate:.3g}") for rate in np.geomspace(1e-6, 10, 22))
 TOLERANCE = 0.05

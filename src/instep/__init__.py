@@ -1,25 +1,30 @@
 """instep: fast, exact optimizers for NumPy."""
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from instep import losses as losses
-from instep import plots as plots
 from instep import schedules as schedules
 from instep.config import available_isas as available_isas
 from instep.config import get_num_threads as get_num_threads
 from instep.config import isa as isa
 from instep.config import set_num_threads as set_num_threads
 from instep.config import show_config as show_config
-from instep.diagnose import Diagnosis as Diagnosis
-from instep.diagnose import diagnose as diagnose
-from instep.lr_range import LRRangeTest as LRRangeTest
-from instep.lr_range import lr_range_test as lr_range_test
 from instep.optim import SGD as SGD
 from instep.optim import Adam as Adam
 from instep.optim import AdamW as AdamW
 from instep.optim import LoadReport as LoadReport
 from instep.optim import RMSprop as RMSprop
 from instep.optim import StepReport as StepReport
-from instep.recommend import Recommendation as Recommendation
-from instep.recommend import recommend as recommend
+
+if TYPE_CHECKING:
+    from instep import plots as plots
+    from instep.lr_range import LRRangeTest as LRRangeTest
+    from instep.lr_range import lr_range_test as lr_range_test
+    from instep.recommendation import Recommendation as Recommendation
+    from instep.recommendation import recommend as recommend
+    from instep.verdict import Diagnosis as Diagnosis
+    from instep.verdict import diagnose as diagnose
 
 __version__ = "0.1.0"
 
@@ -45,3 +50,26 @@ __all__ = [
     "set_num_threads",
     "show_config",
 ]
+
+# Imported when first used: training does without, and need not pay for them at its start.
+_LATE = {
+    "Diagnosis": "verdict",
+    "LRRangeTest": "lr_range",
+    "Recommendation": "recommendation",
+    "diagnose": "verdict",
+    "lr_range_test": "lr_range",
+    "plots": "plots",
+    "recommend": "recommendation",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = importlib.import_module(f"instep.{_LATE[name]}")
+    value = globals()[name] = getattr(module, name, module)  # "plots" is a module itself
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LATE})

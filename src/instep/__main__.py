@@ -13,7 +13,7 @@ from pathlib import Path
 from instep import plots, schedules
 from instep._advice import MODELS, TASKS
 from instep.config import show_config
-from instep.recommend import recommend
+from instep.recommendation import recommend
 
 __all__ = ["main"]
 
