@@ -4,7 +4,6 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from instep import losses as losses
-from instep import schedules as schedules
 from instep.config import available_isas as available_isas
 from instep.config import get_num_threads as get_num_threads
 from instep.config import isa as isa
@@ -19,6 +18,7 @@ from instep.optim import StepReport as StepReport
 
 if TYPE_CHECKING:
     from instep import plots as plots
+    from instep import schedules as schedules
     from instep.lr_range import LRRangeTest as LRRangeTest
     from instep.lr_range import lr_range_test as lr_range_test
     from instep.recommendation import Recommendation as Recommendation
@@ -51,7 +51,7 @@ __all__ = [
     "show_config",
 ]
 
-# Imported when first used: training does without, and need not pay for them at its start.
+# Imported when first used: what does without them need not pay for them at its start.
 _LATE = {
     "Diagnosis": "verdict",
     "LRRangeTest": "lr_range",
@@ -60,6 +60,7 @@ _LATE = {
     "lr_range_test": "lr_range",
     "plots": "plots",
     "recommend": "recommendation",
+    "schedules": "schedules",
 }
 
 
@@ -67,7 +68,7 @@ def __getattr__(name: str) -> Any:
     if name not in _LATE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     module = importlib.import_module(f"instep.{_LATE[name]}")
-    value = globals()[name] = getattr(module, name, module)  # "plots" is a module itself
+    value = globals()[name] = getattr(module, name, module)  # some are modules
     return value
 
 

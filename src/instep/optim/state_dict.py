@@ -10,10 +10,10 @@ import numpy as np
 from instep._check import Array
 from instep.optim.groups import Checked
 from instep.optim.leaves import RULES, Cohort, Leaf, given
-from instep.optim.plateaus import Memo, Options, Restoration, copied
 
 if TYPE_CHECKING:
     from instep.optim.base import Optimizer
+    from instep.optim.plateaus import Memo, Options, Restoration
 
 VERSION = 1
 _MOST_STEPS = 2**62  # far below where the core's int64 ends
@@ -29,6 +29,8 @@ class LoadReport(NamedTuple):
 
 
 def save(opt: Optimizer) -> dict[str, Any]:
+    from instep.optim.plateaus import copied  # with it come the schedules, a third of an import
+
     with opt._steady.lock:
         for group in opt._groups:
             if group.options.changed:
@@ -128,6 +130,8 @@ def _count(name: str, value: object) -> int:
 
 def _restoration(opt: Optimizer, groups: Any, options: Any) -> Restoration:
     """The saved options of all groups and of the optimizer, if they are the ones it has."""
+    from instep.optim.plateaus import Restoration
+
     if not isinstance(groups, list | tuple) or len(groups) != len(opt._groups):
         found = len(groups) if isinstance(groups, list | tuple) else type(groups).__name__
         raise ValueError(f"the state_dict has {found} groups, the optimizer {len(opt._groups)}")
