@@ -5,9 +5,10 @@
 #include "table.h"
 
 enum {
-    SPLIT = 32768,       /* elements below which waking a worker costs more than it saves */
-    LARGEST_BLOCK = 16,  /* pieces */
-    BLOCKS_AIMED_AT = 64 /* enough to balance any thread count in use */
+    SPLIT = 32768,        /* elements below which waking a worker costs more than it saves */
+    LARGEST_BLOCK = 16,   /* pieces */
+    BLOCKS_AIMED_AT = 64, /* enough to balance any thread count in use */
+    MOST_RANGES = 3 + INSTEP_MAX_STATES /* of a leaf: parameter, average, copy, states */
 };
 
 static intptr_t *gradient_axes(const instep_leaf *leaf) { return leaf->shape + 3 * leaf->ndim; }
@@ -17,14 +18,24 @@ static intptr_t *state_axes(const instep_leaf *leaf, int state)
     return leaf->shape + (5 + 2 * state) * leaf->ndim;
 }
 
+static intptr_t *average_axes(const instep_leaf *leaf)
+{
+    return state_axes(leaf, INSTEP_MAX_STATES);
+}
+
+static intptr_t *copy_axes(const instep_leaf *leaf)
+{
+    return state_axes(leaf, INSTEP_MAX_STATES + 1);
+}
+
 instep_plan *instep_plan_create(int leaves)
 {
     instep_plan *plan = instep_allocate(sizeof *plan);
     if (plan == NULL) return NULL;
     plan->leaves = leaves;
     plan->leaf = instep_allocate((size_t)leaves * sizeof *plan->leaf);
-    plan->range = instep_allocate((size_t)leaves * (1 + INSTEP_MAX_STATES) * sizeof *plan->range);
-    plan->reach = instep_allocate((size_t)leaves * (1 + INSTEP_MAX_STATES) * sizeof *plan->reach);
+    plan->range = instep_allocate((size_t)leaves * MOST_RANGES * sizeof *plan->range);
+    plan->reach = instep_allocate((size_t)leaves * MOST_RANGES * sizeof *plan->reach);
     if (plan->leaf == NULL || plan->range == NULL || plan->reach == NULL) {
         instep_plan_destroy(plan);
         return NULL;
@@ -51,8 +62,8 @@ int instep_plan_set_parameter(instep_plan *plan, int index, const instep_array *
 {
     instep_leaf *leaf = &plan->leaf[index];
     const size_t ndim = (size_t)parameter->ndim;
-    /* The shape, then lengths and strides of parameter, gradient and each state. */
-    leaf->shape = instep_allocate((3 + 2 + 2 * INSTEP_MAX_STATES) * ndim * sizeof *leaf->shape);
+    /* The shape, then lengths and strides of parameter, gradient, states, average and copy. */
+    leaf->shape = instep_allocate((9 + 2 * INSTEP_MAX_STATES) * ndim * sizeof *leaf->shape);
     leaf->order = instep_allocate(ndim * sizeof *leaf->order);
     if (leaf->shape == NULL || leaf->order == NULL) return -1;
     for (size_t axis = 0; axis < ndim; ++axis) leaf->shape[axis] = parameter->shape[axis];
@@ -75,6 +86,20 @@ void instep_plan_set_rule(instep_plan *plan, int index, int rule, const instep_a
     leaf->states = counts[rule];
     for (int k = 0; k < leaf->states; ++k)
         leaf->state[k] = instep_view_of(&states[k], leaf->order, state_axes(leaf, k));
+}
+
+void instep_plan_set_average(instep_plan *plan, int index, const instep_array *average)
+{
+    instep_leaf *leaf = &plan->leaf[index];
+    leaf->averaged = average != NULL;
+    if (average != NULL) leaf->average = instep_view_of(average, leaf->order, average_axes(leaf));
+}
+
+void instep_plan_set_copy(instep_plan *plan, int index, const instep_array *copy)
+{
+    instep_leaf *leaf = &plan->leaf[index];
+    leaf->copied = copy != NULL;
+    if (copy != NULL) leaf->copy = instep_view_of(copy, leaf->order, copy_axes(leaf));
 }
 
 void instep_plan_set_row(instep_plan *plan, int index, int row) { plan->leaf[index].row = row; }
@@ -117,6 +142,12 @@ static int by_low(const void *a, const void *b)
     return (left > right) - (left < right);
 }
 
+static void note_range(instep_plan *plan, const instep_view *view, size_t size)
+{
+    instep_range *range = &plan->range[plan->ranges++];
+    instep_view_range(view, size, &range->low, &range->high);
+}
+
 int instep_plan_finish(instep_plan *plan)
 {
     if (plan->piece == NULL && cut(plan) != 0) return -1;
@@ -125,11 +156,10 @@ int instep_plan_finish(instep_plan *plan)
         instep_leaf *leaf = &plan->leaf[i];
         leaf->low = leaf->high = 0; /* what was found clear may not be any more */
         if (leaf->size == 0) continue;
-        for (int k = -1; k < leaf->states; ++k) {
-            instep_range *range = &plan->range[plan->ranges++];
-            instep_view_range(k < 0 ? &leaf->parameter : &leaf->state[k], leaf->size, &range->low,
-                              &range->high);
-        }
+        note_range(plan, &leaf->parameter, leaf->size);
+        for (int k = 0; k < leaf->states; ++k) note_range(plan, &leaf->state[k], leaf->size);
+        if (leaf->averaged) note_range(plan, &leaf->average, leaf->size);
+        if (leaf->copied) note_range(plan, &leaf->copy, leaf->size);
     }
     qsort(plan->range, plan->ranges, sizeof *plan->range, by_low);
     for (size_t k = 0; k < plan->ranges; ++k) {
@@ -182,6 +212,7 @@ typedef struct {
     instep_plan *plan;
     const instep_variant *kernels;
     const double *rows;
+    const instep_step_options *options;
     double scale;
     int backwards;
 } job;
@@ -190,14 +221,19 @@ static void step_block(void *context, size_t block)
 {
     const job *work = context;
     const instep_plan *plan = work->plan;
+    const instep_step_options *options = work->options;
     if (work->backwards) block = plan->blocks - 1 - block;
     for (size_t k = plan->block[block]; k < plan->block[block + 1]; ++k) {
-        const instep_piece *piece = &plan->piece[k];
+        instep_piece *piece = &plan->piece[k];
         const instep_leaf *leaf = &plan->leaf[piece->leaf];
-        if (!leaf->active) continue;
         const instep_typed *typed = leaf->bits == 32 ? work->kernels->f32 : work->kernels->f64;
-        typed->step(leaf, piece->start, (size_t)piece->count,
-                    work->rows + (size_t)leaf->row * INSTEP_MAX_COEFFICIENTS);
+        const size_t count = (size_t)piece->count;
+        if (options->measure) piece->measures = (instep_measures){0};
+        if (leaf->active)
+            typed->step(leaf, piece->start, count,
+                        work->rows + (size_t)leaf->row * INSTEP_MAX_COEFFICIENTS, options,
+                        &piece->measures);
+        else if (leaf->averaged) typed->follow(leaf, piece->start, count, options->average_weight);
     }
 }
 
@@ -223,13 +259,26 @@ double instep_plan_sum_squares(instep_plan *plan, double scale, int threads)
     return total;
 }
 
-void instep_plan_step(instep_plan *plan, const double *rows, int threads)
+void instep_plan_step(instep_plan *plan, const double *rows, const instep_step_options *options)
 {
-    job work = {.plan = plan, .kernels = instep_kernels(), .rows = rows};
-    if (plan->active < SPLIT) threads = 1;
+    job work = {.plan = plan, .kernels = instep_kernels(), .rows = rows, .options = options};
+    const int threads = plan->active < SPLIT ? 1 : options->threads;
     /* To and fro: what the last step touched last is still in the cache. With more threads a
      * block would change cores. */
     plan->backwards = threads == 1 && !plan->backwards;
     work.backwards = plan->backwards;
     instep_parallel(plan->blocks, threads, step_block, &work);
+}
+
+void instep_plan_measured(const instep_plan *plan, instep_measures *leaves)
+{
+    memset(leaves, 0, (size_t)plan->leaves * sizeof *leaves);
+    for (size_t k = 0; k < plan->pieces; ++k) {
+        const instep_piece *piece = &plan->piece[k];
+        instep_measures *total = &leaves[piece->leaf];
+        total->gradient += piece->measures.gradient;
+        total->update += piece->measures.update;
+        total->parameter += piece->measures.parameter;
+        total->clipped += piece->measures.clipped;
+    }
 }

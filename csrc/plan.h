@@ -11,18 +11,20 @@ enum { INSTEP_PIECE = 16384 };
 typedef struct {
     size_t size;
     instep_view parameter, gradient, state[INSTEP_MAX_STATES];
-    intptr_t *shape;     /* as given, ndim lengths; the axes of all views follow it */
-    int *order;          /* the walk order, ndim axes */
-    uintptr_t low, high; /* byte range of a gradient already found clear of the plan */
+    instep_view average, copy; /* if `averaged`, `copied` */
+    intptr_t *shape;           /* as given, ndim lengths; the axes of all views follow it */
+    int *order;                /* the walk order, ndim axes */
+    uintptr_t low, high;       /* byte range of a gradient already found clear of the plan */
     int32_t row;
     int16_t rule;
-    uint8_t ndim, states, bits, active;
+    uint8_t ndim, states, bits, active, averaged, copied;
 } instep_leaf;
 
 typedef struct {
     size_t start;
     int32_t count, leaf;
     double sum; /* of squares, see instep_plan_sum_squares */
+    instep_measures measures;
 } instep_piece;
 
 typedef struct {

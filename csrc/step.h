@@ -1,6 +1,6 @@
 /* step.h: the step pipeline over one piece of one leaf.
  *
- *     decode gradient, parameter, states -> rule -> encode parameter, states
+ *     decode gradient, parameter, states -> rule -> what extras.h does -> encode parameter, states
  *
  * tile by tile. Dense arrays of the compute type are used where they lie, and when all are, the
  * piece is one tile. What an element becomes does not depend on where a tile begins, so tiles of a
@@ -36,33 +36,56 @@ static inline size_t FN(head)(const instep_leaf *leaf, size_t start)
     return leaf->parameter.dense ? (0 - address) % INSTEP_LINE / sizeof(REAL) : 0;
 }
 
-static void FN(step)(const instep_leaf *leaf, size_t start, size_t count, const double *row)
+/* One tile. `scaled`: load_scaled applies row[0], which is 1 in `coefficients`. `lanes`: NULL if
+ * nothing is measured. */
+static void FN(update)(const instep_leaf *leaf, size_t start, size_t n, const double *row,
+                       int scaled, const double *coefficients, const instep_step_options *options,
+                       FN(lanes) * lanes)
 {
-    _Alignas(64) REAL buffer[2 + INSTEP_MAX_STATES][INSTEP_TILE];
+    _Alignas(64) REAL buffer[3 + INSTEP_MAX_STATES][INSTEP_TILE];
+    REAL *const before = buffer[2 + INSTEP_MAX_STATES], *state[INSTEP_MAX_STATES];
+    const REAL *g = buffer[0];
+    if (scaled) FN(load_scaled)(buffer[0], &leaf->gradient, start, n, row[0]);
+    else g = FN(borrow)(&leaf->gradient, start, n, buffer[0]);
+    REAL *p = FN(borrow)(&leaf->parameter, start, n, buffer[1]);
+    for (int k = 0; k < leaf->states; ++k)
+        state[k] = FN(borrow)(&leaf->state[k], start, n, buffer[2 + k]);
+    if (lanes != NULL) {
+        FN(measure_gradient)(lanes, leaf, start, n, g, scaled, options->measured_scale,
+                             coefficients);
+        memcpy(before, p, n * sizeof *p);
+    }
+    FN(rules)[leaf->rule].run(n, p, g, state, coefficients);
+    if (lanes != NULL) FN(measure_parameter)(lanes, p, before, n);
+    if (leaf->averaged) FN(average)(leaf, start, n, p, options->average_weight);
+    if (leaf->copied) FN(store)(p, &leaf->copy, start, n);
+    if (options->zero_gradients) FN(zero)(&leaf->gradient, start, n);
+    FN(give_back)(&leaf->parameter, start, n, p, buffer[1]);
+    for (int k = 0; k < leaf->states; ++k)
+        FN(give_back)(&leaf->state[k], start, n, state[k], buffer[2 + k]);
+}
+
+static void FN(step)(const instep_leaf *leaf, size_t start, size_t count, const double *row,
+                     const instep_step_options *options, instep_measures *measures)
+{
     double coefficients[INSTEP_MAX_COEFFICIENTS];
+    FN(lanes) lanes;
     const instep_dtype given = (instep_dtype)leaf->gradient.dtype;
     const int wide = REAL_BITS == 32 && (given == INSTEP_FLOAT64 || given == INSTEP_LONGDOUBLE);
-    const int scaled = wide || FN(is_extreme)(row[0]);
-    const size_t end = start + count, head = count > INSTEP_TILE ? FN(head)(leaf, start) : 0;
-    size_t tile = count;
-    int dense = leaf->gradient.dense && !scaled && leaf->parameter.dense && given == REAL_DTYPE;
-    for (int k = 0; k < leaf->states; ++k) dense &= leaf->state[k].dense;
-    if (!dense && tile > INSTEP_TILE) tile = INSTEP_TILE;
+    const int scaled = wide || FN(is_extreme)(row[0]), measure = options->measure;
+    const size_t end = start + count;
+    const size_t head = count > INSTEP_TILE && !measure ? FN(head)(leaf, start) : 0;
+    int whole = leaf->gradient.dense && !scaled && leaf->parameter.dense && given == REAL_DTYPE;
+    for (int k = 0; k < leaf->states; ++k) whole &= leaf->state[k].dense;
+    whole &= !(leaf->averaged || leaf->copied || options->zero_gradients || measure);
+    const size_t tile = whole || count < INSTEP_TILE ? count : INSTEP_TILE;
 
+    if (measure) memset(&lanes, 0, sizeof lanes);
     memcpy(coefficients, row, sizeof coefficients);
     if (scaled) coefficients[0] = 1; /* gradient_scale: load_scaled has applied it */
     for (size_t n = head > 0 ? head : tile; start < end; start += n, n = tile) {
         if (n > end - start) n = end - start;
-        REAL *state[INSTEP_MAX_STATES];
-        const REAL *g = buffer[0];
-        if (scaled) FN(load_scaled)(buffer[0], &leaf->gradient, start, n, row[0]);
-        else g = FN(borrow)(&leaf->gradient, start, n, buffer[0]);
-        REAL *p = FN(borrow)(&leaf->parameter, start, n, buffer[1]);
-        for (int k = 0; k < leaf->states; ++k)
-            state[k] = FN(borrow)(&leaf->state[k], start, n, buffer[2 + k]);
-        FN(rules)[leaf->rule].run(n, p, g, state, coefficients);
-        FN(give_back)(&leaf->parameter, start, n, p, buffer[1]);
-        for (int k = 0; k < leaf->states; ++k)
-            FN(give_back)(&leaf->state[k], start, n, state[k], buffer[2 + k]);
+        FN(update)(leaf, start, n, row, scaled, coefficients, options, measure ? &lanes : NULL);
     }
+    if (measure) *measures = FN(sum_up)(&lanes);
 }

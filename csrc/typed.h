@@ -7,6 +7,7 @@
 #include "rules/sgd.h"
 #include "rules/rmsprop.h"
 #include "rules/adam.h"
+#include "extras.h"
 #include "step.h"
 #include "losses/mse.h"
 #include "losses/mae.h"
@@ -30,6 +31,7 @@
 
 static const instep_typed FN(typed) = {
     .step = FN(step),
+    .follow = FN(follow),
     .elementwise = FN(elementwise),
     .classwise =
         {

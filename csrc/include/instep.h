@@ -106,6 +106,15 @@ int instep_plan_set_parameter(instep_plan *plan, int leaf, const instep_array *p
  * shape and dtype; they are used where they lie if dense in the parameter's memory order. */
 void instep_plan_set_rule(instep_plan *plan, int leaf, int rule, const instep_array *states);
 
+/* An exponential moving average of the parameter that the step keeps: a writable array of the
+ * parameter's shape and dtype, used where it lies if dense in the parameter's memory order. NULL:
+ * none. Not after instep_plan_finish without calling that again. */
+void instep_plan_set_average(instep_plan *plan, int leaf, const instep_array *average);
+
+/* A writable float16 or bfloat16 array of the parameter's shape to which every step writes the new
+ * parameter, rounded to nearest. NULL: none. As for the average, finish again. */
+void instep_plan_set_copy(instep_plan *plan, int leaf, const instep_array *copy);
+
 /* Cut the work into blocks and note which bytes the plan writes: once all parameters are set, and
  * again after instep_plan_set_rule. Returns 0, or -1: out of memory. */
 int instep_plan_finish(instep_plan *plan);
@@ -139,10 +148,33 @@ typedef struct {
 void instep_rule_advance(int rule, double *row, int64_t step, int fresh,
                          instep_power_memory *memory);
 
+/* What a step does besides the update. All zero but `threads`: nothing. */
+typedef struct {
+    int threads;
+    int zero_gradients; /* write zeros to bound gradients once read; they must be writable, and no
+                           element may lie in two places, of one gradient or of two */
+    int measure;        /* find what instep_plan_measured tells */
+    double measured_scale; /* what measured gradients are multiplied by first */
+    double average_weight; /* average += average_weight * (parameter - average), for every leaf that
+                              has one, also without a gradient */
+} instep_step_options;
+
 /* Update every leaf with a bound gradient. `rows` holds INSTEP_MAX_COEFFICIENTS values per row,
- * in the order of instep_rule_coefficients. Writes parameters and states, nothing else;
- * allocates nothing. */
-void instep_plan_step(instep_plan *plan, const double *rows, int threads);
+ * in the order of instep_rule_coefficients. Writes parameters, states, averages, copies and, if
+ * asked, gradients, nothing else; allocates nothing. */
+void instep_plan_step(instep_plan *plan, const double *rows, const instep_step_options *options);
+
+/* Of one leaf: sums of squares in float64 and a count of elements, whose shapes depend on the
+ * leaf's size alone. */
+typedef struct {
+    double gradient;  /* times measured_scale, before any limit */
+    double update;    /* new parameter - old parameter */
+    double parameter; /* the new one */
+    int64_t clipped;  /* elements that the rule's gradient_limit cut */
+} instep_measures;
+
+/* What the last step with `measure` found, one entry per leaf; zeros where it had no gradient. */
+void instep_plan_measured(const instep_plan *plan, instep_measures *leaves);
 
 /* Allocations made by the core so far: equal before and after a step shows it made none. */
 size_t instep_allocations(void);

@@ -114,7 +114,7 @@ static void print_rule(int rule, instep_dtype dtype)
         instep_rule_advance(rule, row, step + 1, step == 0, NULL);
         if (instep_plan_set_gradient(plan, 0, &gradient.array, 1) != 0) exit(1);
         hash = mix(hash, instep_plan_sum_squares(plan, 0.75, 1));
-        instep_plan_step(plan, row, 1);
+        instep_plan_step(plan, row, &(instep_step_options){.threads = 1});
         hash = mix_block(hash, &pred);
     }
     for (int k = 0; k < count_names(instep_rule_states(rule)); ++k)

@@ -100,7 +100,7 @@ static void step_once(int rule, const double *row, const instep_array *p, const 
     instep_plan_set_row(plan, 0, 0);
     const int status = instep_plan_set_gradient(plan, 0, g, 0);
     if (status != 0) check(0, "set_gradient gave %d", status);
-    instep_plan_step(plan, row, 1);
+    instep_plan_step(plan, row, &(instep_step_options){.threads = 1});
     instep_plan_destroy(plan);
 }
 

@@ -187,16 +187,16 @@ static void test_shapes(void)
     given.ndim = 2;
     given.shape = other;
     check(instep_plan_set_gradient(plan, 0, &given, 1) == 1, "axes swapped");
-    instep_plan_step(plan, plain_row, 1);
+    instep_plan_step(plan, plain_row, &(instep_step_options){.threads = 1});
     check(p[0] == 1 && p[5] == 6, "a refused gradient takes no part");
     check(instep_plan_sum_squares(plan, 1, 1) == 0, "... in the sum neither");
     given.shape = shape;
     instep_plan_set_gradient(plan, 0, &given, 0);
     instep_plan_set_gradient(plan, 0, NULL, 0);
-    instep_plan_step(plan, plain_row, 1);
+    instep_plan_step(plan, plain_row, &(instep_step_options){.threads = 1});
     check(p[0] == 1 && p[5] == 6, "NULL takes a gradient back");
     instep_plan_set_gradient(plan, 0, &given, 0);
-    instep_plan_step(plan, plain_row, 1);
+    instep_plan_step(plan, plain_row, &(instep_step_options){.threads = 1});
     check(p[0] == 0 && p[5] == 5, "the step is taken in the end");
     instep_plan_destroy(plan);
 }
@@ -216,13 +216,13 @@ static void test_ends(void)
     instep_plan_set_rule(plan, 0, 0, NULL);
     if (instep_plan_finish(plan) != 0) exit(1);
     instep_plan_set_gradient(plan, 0, &given, 0);
-    instep_plan_step(plan, plain_row, 2);
+    instep_plan_step(plan, plain_row, &(instep_step_options){.threads = 2});
     check(p[0] == 0 && p[1] == -1 && p[5] == -5, "64 axes");
     instep_plan_destroy(plan);
 
     plan = instep_plan_create(0);
     if (plan == NULL || instep_plan_finish(plan) != 0) exit(1);
-    instep_plan_step(plan, plain_row, 4);
+    instep_plan_step(plan, plain_row, &(instep_step_options){.threads = 4});
     check(instep_plan_sum_squares(plan, 1, 4) == 0, "a plan without leaves");
     instep_plan_destroy(plan);
     instep_plan_destroy(NULL);

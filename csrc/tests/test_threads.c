@@ -111,7 +111,7 @@ static uint64_t run_model(model *m, int threads)
         }
         const double sum = instep_plan_sum_squares(m->plan, 0.75, threads);
         hash = hash_of(&sum, sizeof sum, hash);
-        instep_plan_step(m->plan, m->rows, threads);
+        instep_plan_step(m->plan, m->rows, &(instep_step_options){.threads = threads});
     }
     for (int k = 0; k < LEAVES; ++k)
         for (int which = 0; which < 2 + INSTEP_MAX_STATES; ++which)

@@ -43,6 +43,17 @@ cdef extern from "instep.h" nogil:
         pass
     ctypedef struct instep_power_memory:
         pass
+    ctypedef struct instep_step_options:
+        int threads
+        int zero_gradients
+        int measure
+        double measured_scale
+        double average_weight
+    ctypedef struct instep_measures:
+        double gradient
+        double update
+        double parameter
+        int64_t clipped
     ctypedef struct instep_elementwise:
         instep_array pred
         instep_array target
@@ -90,11 +101,15 @@ cdef extern from "instep.h" nogil:
     int instep_plan_set_parameter(instep_plan *plan, int leaf, const instep_array *parameter)
     void instep_plan_set_rule(instep_plan *plan, int leaf, int rule, const instep_array *states)
     int instep_plan_finish(instep_plan *plan)
+    void instep_plan_set_average(instep_plan *plan, int leaf, const instep_array *average)
+    void instep_plan_set_copy(instep_plan *plan, int leaf, const instep_array *copy)
     void instep_plan_set_row(instep_plan *plan, int leaf, int row)
     int instep_plan_set_gradient(instep_plan *plan, int leaf, const instep_array *gradient,
                                  int trusted)
     double instep_plan_sum_squares(instep_plan *plan, double scale, int threads)
-    void instep_plan_step(instep_plan *plan, const double *rows, int threads)
+    void instep_plan_step(instep_plan *plan, const double *rows,
+                          const instep_step_options *options)
+    void instep_plan_measured(const instep_plan *plan, instep_measures *leaves)
     size_t instep_plan_bound(const instep_plan *plan)
     size_t instep_allocations()
     double instep_loss_elementwise(int loss, const instep_elementwise *call, int threads)

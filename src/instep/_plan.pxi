@@ -36,8 +36,13 @@ cdef class Plan:
     cdef list parameters
     cdef list states
     cdef list row_list
+    cdef list averages
+    cdef list copies
     cdef readonly int reason
     cdef int bound
+    # What a step does besides the update; averages move by average_weight towards parameters.
+    cdef public bint zero_gradients
+    cdef public double average_weight
 
     def __cinit__(self, list parameters):
         cdef int leaf
@@ -45,6 +50,8 @@ cdef class Plan:
         self.leaves = len(parameters)
         self.parameters = parameters
         self.states = [None] * self.leaves
+        self.averages = [None] * self.leaves
+        self.copies = [None] * self.leaves
         self.plan = instep_plan_create(self.leaves)
         self.row_of = <int *>PyMem_Calloc(self.leaves + 1, sizeof(int))
         if self.plan == NULL or self.row_of == NULL:
@@ -74,6 +81,27 @@ cdef class Plan:
             arrays[k] = describe(states[k], float_code(states[k]))
         instep_plan_set_rule(self.plan, leaf, rule, arrays)
         self.states[leaf] = states
+
+    def set_average(self, int leaf, average):
+        """Keep a moving average of the parameter in this array of its shape and dtype; None: none.
+        """
+        cdef instep_array array
+        if average is None:
+            instep_plan_set_average(self.plan, leaf, NULL)
+        else:
+            array = describe(average, float_code(average))
+            instep_plan_set_average(self.plan, leaf, &array)
+        self.averages[leaf] = average
+
+    def set_copy(self, int leaf, copy):
+        """Write the parameter, rounded, to this float16 or bfloat16 array too; None: to none."""
+        cdef instep_array array
+        if copy is None:
+            instep_plan_set_copy(self.plan, leaf, NULL)
+        else:
+            array = describe(copy, float_code(copy))
+            instep_plan_set_copy(self.plan, leaf, &array)
+        self.copies[leaf] = copy
 
     def set_rows(self, list row_of_leaf, list rows):
         """The rows of coefficients, and which of them each leaf has."""
@@ -153,8 +181,9 @@ cdef class Plan:
             total = instep_plan_sum_squares(self.plan, scale, threads)
         return total
 
-    cdef step(self, double scale, double limit, int threads):
+    cdef step(self, double scale, double limit, int threads, double measured_scale):
         """Update all bound leaves with their gradients scaled and clipped to +-limit."""
+        cdef instep_step_options options
         cdef Row row
         cdef double *at
         cdef int k
@@ -166,19 +195,39 @@ cdef class Plan:
                 at[0] *= scale
                 at[1] = limit
                 instep_rule_advance(row.rule_number, at, row.steps + 1, row.fresh, &row.powers)
-        self.update(threads)
+        options.threads = threads
+        options.zero_gradients = self.zero_gradients
+        options.measure = measured_scale != 0
+        options.measured_scale = measured_scale
+        options.average_weight = self.average_weight
+        self.update(&options)
         for k in range(self.row_count):
             row = <Row>self.row_list[k]
             if row.active:
                 row.steps += 1
                 row.fresh = False
 
-    cdef void update(self, int threads) noexcept:
+    cdef void update(self, const instep_step_options *options) noexcept:
         if instep_plan_bound(self.plan) < KEEP_GIL:
-            instep_plan_step(self.plan, self.rows, threads)
+            instep_plan_step(self.plan, self.rows, options)
             return
         with nogil:
-            instep_plan_step(self.plan, self.rows, threads)
+            instep_plan_step(self.plan, self.rows, options)
+
+    def measured(self):
+        """Of each leaf in a step that measured: sums of squares of gradient, update and parameter,
+        and how many gradient elements the limit cut."""
+        cdef instep_measures *found
+        cdef int leaf
+        found = <instep_measures *>PyMem_Calloc(self.leaves + 1, sizeof(instep_measures))
+        if found == NULL:
+            raise MemoryError
+        try:
+            instep_plan_measured(self.plan, found)
+            return [(found[leaf].gradient, found[leaf].update, found[leaf].parameter,
+                     found[leaf].clipped) for leaf in range(self.leaves)]
+        finally:
+            PyMem_Free(found)
 
 
 @cython.auto_pickle(False)
@@ -243,14 +292,15 @@ cdef class Steady:
                 return flat
             if self.plan.bind(flat) != ALL_BOUND:
                 return flat
-            self.step(self.plan, 1.0, INFINITY, self.threads)
+            self.step(self.plan, 1.0, INFINITY, self.threads, 0.0)
             return self.new_report(self.report, (self.steps, self.lr, True, None, None))
         finally:
             lock.release()
 
-    cpdef step(self, Plan plan, double scale, double limit, int threads):
-        """Take it and count it."""
-        plan.step(scale, limit, threads if threads > 0 else default_threads)
+    cpdef step(self, Plan plan, double scale, double limit, int threads, double measured_scale):
+        """Take it and count it. Measure if `measured_scale`, by which gradients then count, is not
+        0."""
+        plan.step(scale, limit, threads if threads > 0 else default_threads, measured_scale)
         self.steps += 1
 
 

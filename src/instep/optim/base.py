@@ -287,7 +287,7 @@ class Optimizer:
         leaves = self._leaves
         leaves.hand_over(self._coefficients)
         ceiling = _INFINITY if limit is None else limit
-        self._steady.step(leaves.plan, scale, ceiling, threads)
+        self._steady.step(leaves.plan, scale, ceiling, threads, 0.0)
         if clip_norm is None and limit is None and policy == "propagate":
             self._open_steady()
         return _report(StepReport, (step + 1, lr, True, norm, bad))

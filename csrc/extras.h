@@ -1,0 +1,97 @@
+/* extras.h: what a step does with a tile besides the update, while it is in the L1 cache.
+ *
+ *     average += weight * (p - average)      weight = 1 - decay; torch's lerp_ for weight < 1/2
+ *     copy     = p, rounded to nearest
+ *     gradient = 0
+ *     measures += squares of gradient, update and p; elements that the limit cut */
+
+static void FN(move_average)(size_t n, REAL *restrict average, const REAL *restrict p, REAL weight)
+{
+    for (size_t i = 0; i < n; ++i) average[i] += weight * (p[i] - average[i]);
+}
+
+static void FN(average)(const instep_leaf *leaf, size_t start, size_t n, const REAL *p,
+                        double weight)
+{
+    _Alignas(64) REAL buffer[INSTEP_TILE];
+    REAL *average = FN(borrow)(&leaf->average, start, n, buffer);
+    FN(move_average)(n, average, p, (REAL)weight);
+    FN(give_back)(&leaf->average, start, n, average, buffer);
+}
+
+/* The average of a leaf without a gradient in this step. */
+static void FN(follow)(const instep_leaf *leaf, size_t start, size_t count, double weight)
+{
+    _Alignas(64) REAL buffer[INSTEP_TILE];
+    for (const size_t end = start + count; start < end; start += INSTEP_TILE) {
+        const size_t n = end - start < INSTEP_TILE ? end - start : INSTEP_TILE;
+        FN(average)(leaf, start, n, FN(borrow)(&leaf->parameter, start, n, buffer), weight);
+    }
+}
+
+/* All bits zero are 0 in every float type. */
+static void FN(zero)(const instep_view *view, size_t start, size_t count)
+{
+    const size_t size = (size_t)instep_itemsize((instep_dtype)view->dtype);
+    while (count > 0) {
+        const size_t run = instep_view_run(view, start, count);
+        char *at = instep_view_at(view, start);
+        if (view->stride == (intptr_t)size) memset(at, 0, run * size);
+        else
+            for (size_t i = 0; i < run; ++i) memset(at + (intptr_t)i * view->stride, 0, size);
+        start += run;
+        count -= run;
+    }
+}
+
+/* The sums of a piece, in lanes. Its tiles must begin at multiples of INSTEP_LANES. */
+typedef struct {
+    double gradient[INSTEP_LANES], update[INSTEP_LANES], parameter[INSTEP_LANES];
+    UINT clipped;
+} FN(lanes);
+
+/* What there is to see before the rule, which will multiply g by coefficients[0]. `scaled`: g has
+ * been scaled already, since REAL does not hold the gradient as it is. */
+static void FN(measure_gradient)(FN(lanes) * lanes, const instep_leaf *leaf, size_t start, size_t n,
+                                 const REAL *g, int scaled, double scale,
+                                 const double *coefficients)
+{
+    _Alignas(64) double wide[INSTEP_TILE];
+    const REAL factor = (REAL)coefficients[0], limit = (REAL)coefficients[1];
+    UINT clipped = 0;
+    if (scaled) {
+        load_f64(wide, &leaf->gradient, start, n);
+        add_squares_f64(lanes->gradient, wide, n, scale);
+    } else {
+        FN(add_squares)(lanes->gradient, g, n, scale);
+    }
+    for (size_t i = 0; i < n; ++i) {
+        const REAL value = factor * g[i];
+        clipped += (UINT)((value > limit) | (value < -limit));
+    }
+    lanes->clipped += clipped;
+}
+
+/* Add the squares of after - before; in float64 a difference of float32 is exact or nearly so. */
+static void FN(add_changes)(double *restrict lanes, const REAL *restrict after,
+                            const REAL *restrict before, size_t n)
+{
+    for (size_t i = 0; i < n; i += INSTEP_LANES)
+        for (size_t j = 0; j < INSTEP_LANES && i + j < n; ++j) {
+            const double change = (double)after[i + j] - (double)before[i + j];
+            lanes[j] += change * change;
+        }
+}
+
+static void FN(measure_parameter)(FN(lanes) * lanes, const REAL *after, const REAL *before,
+                                  size_t n)
+{
+    FN(add_changes)(lanes->update, after, before, n);
+    FN(add_squares)(lanes->parameter, after, n, 1);
+}
+
+static instep_measures FN(sum_up)(const FN(lanes) * lanes)
+{
+    return (instep_measures){lane_sum(lanes->gradient), lane_sum(lanes->update),
+                             lane_sum(lanes->parameter), (int64_t)lanes->clipped};
+}
