@@ -61,6 +61,13 @@ static const struct {
 };
 
 static const struct {
+    const char *name, *format;
+} states[] = {
+#define STATE(state, format) {#state, #format},
+#include "kernels.def"
+};
+
+static const struct {
     const char *name, *coefficients;
 } losses[] = {
 #define ELEMENTWISE(loss, ...) {#loss, #__VA_ARGS__},
@@ -87,6 +94,23 @@ static size_t family_of(int rule)
 const char *instep_rule_coefficients(int rule) { return families[family_of(rule)].coefficients; }
 
 int instep_rule_derived(int rule) { return families[family_of(rule)].derived; }
+
+int instep_state_count(void) { return (int)(sizeof states / sizeof states[0]); }
+
+const char *instep_state_name(int state) { return states[state].name; }
+
+const char *instep_state_format(int state) { return states[state].format; }
+
+int instep_rounds_to_nearest(int rule, int state)
+{
+    const char *name = rules[rule].states;
+    for (; state > 0; --state) name += strcspn(name, " ") + 1;
+    const size_t length = strcspn(name, ",");
+    for (int k = 0; k < instep_state_count(); ++k)
+        if (strlen(states[k].name) == length && memcmp(states[k].name, name, length) == 0)
+            return strcmp(states[k].format, "SQUARED_NEAREST") == 0;
+    return 0;
+}
 
 int instep_loss_count(void) { return (int)(sizeof losses / sizeof losses[0]); }
 

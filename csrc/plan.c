@@ -8,7 +8,8 @@ enum {
     SPLIT = 32768,        /* elements below which waking a worker costs more than it saves */
     LARGEST_BLOCK = 16,   /* pieces */
     BLOCKS_AIMED_AT = 64, /* enough to balance any thread count in use */
-    MOST_RANGES = 3 + INSTEP_MAX_STATES /* of a leaf: parameter, average, copy, states */
+    MOST_RANGES = 3 +
+        2 * INSTEP_MAX_STATES /* of a leaf: parameter, average, copy, states, scales */
 };
 
 static intptr_t *gradient_axes(const instep_leaf *leaf) { return leaf->shape + 3 * leaf->ndim; }
@@ -69,7 +70,9 @@ int instep_plan_set_parameter(instep_plan *plan, int index, const instep_array *
     for (size_t axis = 0; axis < ndim; ++axis) leaf->shape[axis] = parameter->shape[axis];
     leaf->ndim = (uint8_t)ndim;
     leaf->size = instep_size(parameter);
-    leaf->bits = parameter->dtype == INSTEP_FLOAT32 ? 32 : 64;
+    leaf->bits = parameter->dtype == INSTEP_FLOAT64 ? 64 : 32;
+    leaf->words = parameter->dtype == INSTEP_BFLOAT16 ? 2 : 0;
+    leaf->index = (uint32_t)index;
     instep_walk_order(leaf->order, parameter);
     leaf->parameter = instep_view_of(parameter, leaf->order, leaf->shape + ndim);
     return 0;
@@ -84,8 +87,23 @@ void instep_plan_set_rule(instep_plan *plan, int index, int rule, const instep_a
     instep_leaf *leaf = &plan->leaf[index];
     leaf->rule = (int16_t)rule;
     leaf->states = counts[rule];
-    for (int k = 0; k < leaf->states; ++k)
+    leaf->words = leaf->parameter.dtype == INSTEP_BFLOAT16 ? 2 : 0;
+    leaf->nearest = leaf->blocked = 0;
+    for (int k = 0; k < leaf->states; ++k) {
+        const instep_dtype dtype = states[k].dtype;
         leaf->state[k] = instep_view_of(&states[k], leaf->order, state_axes(leaf, k));
+        leaf->scale[k] = NULL;
+        if (dtype <= INSTEP_FLOAT64) continue;
+        leaf->blocked |= dtype != INSTEP_BFLOAT16;
+        if (instep_rounds_to_nearest(rule, k)) leaf->nearest |= (uint8_t)(1 << k);
+        else leaf->words |= (uint8_t)(1 << k / 2);
+    }
+}
+
+void instep_plan_set_scales(instep_plan *plan, int index, float *const *scales)
+{
+    instep_leaf *leaf = &plan->leaf[index];
+    for (int k = 0; k < leaf->states; ++k) leaf->scale[k] = scales[k];
 }
 
 void instep_plan_set_average(instep_plan *plan, int index, const instep_array *average)
@@ -148,6 +166,21 @@ static void note_range(instep_plan *plan, const instep_view *view, size_t size)
     instep_view_range(view, size, &range->low, &range->high);
 }
 
+static int has_scales(const instep_view *state)
+{
+    return state->dtype == INSTEP_INT8 || state->dtype == INSTEP_UINT8;
+}
+
+static void note_state(instep_plan *plan, const instep_leaf *leaf, int k)
+{
+    const uintptr_t scales = (uintptr_t)leaf->scale[k];
+    const size_t blocks = (leaf->size + INSTEP_BLOCK - 1) / INSTEP_BLOCK;
+    note_range(plan, &leaf->state[k], leaf->size);
+    if (has_scales(&leaf->state[k]))
+        plan->range[plan->ranges++] =
+            (instep_range){scales, scales + blocks * sizeof *leaf->scale[k]};
+}
+
 int instep_plan_finish(instep_plan *plan)
 {
     if (plan->piece == NULL && cut(plan) != 0) return -1;
@@ -157,7 +190,7 @@ int instep_plan_finish(instep_plan *plan)
         leaf->low = leaf->high = 0; /* what was found clear may not be any more */
         if (leaf->size == 0) continue;
         note_range(plan, &leaf->parameter, leaf->size);
-        for (int k = 0; k < leaf->states; ++k) note_range(plan, &leaf->state[k], leaf->size);
+        for (int k = 0; k < leaf->states; ++k) note_state(plan, leaf, k);
         if (leaf->averaged) note_range(plan, &leaf->average, leaf->size);
         if (leaf->copied) note_range(plan, &leaf->copy, leaf->size);
     }

@@ -11,13 +11,17 @@ enum { INSTEP_PIECE = 16384 };
 typedef struct {
     size_t size;
     instep_view parameter, gradient, state[INSTEP_MAX_STATES];
-    instep_view average, copy; /* if `averaged`, `copied` */
-    intptr_t *shape;           /* as given, ndim lengths; the axes of all views follow it */
-    int *order;                /* the walk order, ndim axes */
-    uintptr_t low, high;       /* byte range of a gradient already found clear of the plan */
+    instep_view average, copy;       /* if `averaged`, `copied` */
+    float *scale[INSTEP_MAX_STATES]; /* of the blocks of states in 8 bits */
+    intptr_t *shape;                 /* as given, ndim lengths; the axes of all views follow it */
+    int *order;                      /* the walk order, ndim axes */
+    uintptr_t low, high;             /* byte range of a gradient already found clear of the plan */
     int32_t row;
+    uint32_t index; /* its number in the plan */
     int16_t rule;
     uint8_t ndim, states, bits, active, averaged, copied;
+    uint8_t blocked;        /* has states in 8 bits */
+    uint8_t words, nearest; /* bits: words of random bits drawn, states rounded to the nearest */
 } instep_leaf;
 
 typedef struct {

@@ -29,18 +29,20 @@ static void FN(load_scaled)(REAL *restrict tile, const instep_view *view, size_t
     for (size_t i = 0; i < count; ++i) tile[i] = (REAL)(wide[i] * scale);
 }
 
-/* Elements from `start` to the parameter's next cache line. */
+/* Elements from `start` to the parameter's next cache line; 0 where states have blocks, which begin
+ * at multiples of INSTEP_BLOCK. */
 static inline size_t FN(head)(const instep_leaf *leaf, size_t start)
 {
     const uintptr_t address = (uintptr_t)leaf->parameter.data + start * sizeof(REAL);
-    return leaf->parameter.dense ? (0 - address) % INSTEP_LINE / sizeof(REAL) : 0;
+    const int dense = leaf->parameter.dense && leaf->parameter.dtype == REAL_DTYPE;
+    return dense && !leaf->blocked ? (0 - address) % INSTEP_LINE / sizeof(REAL) : 0;
 }
 
 /* One tile. `scaled`: load_scaled applies row[0], which is 1 in `coefficients`. `lanes`: NULL if
- * nothing is measured. */
+ * nothing is measured. `by`: prepared if leaf->words. */
 static void FN(update)(const instep_leaf *leaf, size_t start, size_t n, const double *row,
                        int scaled, const double *coefficients, const instep_step_options *options,
-                       FN(lanes) * lanes)
+                       rounding *by, FN(lanes) * lanes)
 {
     _Alignas(64) REAL buffer[3 + INSTEP_MAX_STATES][INSTEP_TILE];
     REAL *const before = buffer[2 + INSTEP_MAX_STATES], *state[INSTEP_MAX_STATES];
@@ -49,26 +51,29 @@ static void FN(update)(const instep_leaf *leaf, size_t start, size_t n, const do
     else g = FN(borrow)(&leaf->gradient, start, n, buffer[0]);
     REAL *p = FN(borrow)(&leaf->parameter, start, n, buffer[1]);
     for (int k = 0; k < leaf->states; ++k)
-        state[k] = FN(borrow)(&leaf->state[k], start, n, buffer[2 + k]);
+        state[k] = FN(open_state)(leaf, k, start, n, buffer[2 + k]);
     if (lanes != NULL) {
         FN(measure_gradient)(lanes, leaf, start, n, g, scaled, options->measured_scale,
                              coefficients);
         memcpy(before, p, n * sizeof *p);
     }
     FN(rules)[leaf->rule].run(n, p, g, state, coefficients);
+    if (leaf->words != 0) draw_words(by, leaf, start, n);
+    FN(round_parameter)(leaf, p, n, by);
     if (lanes != NULL) FN(measure_parameter)(lanes, p, before, n);
     if (leaf->averaged) FN(average)(leaf, start, n, p, options->average_weight);
     if (leaf->copied) FN(store)(p, &leaf->copy, start, n);
     if (options->zero_gradients) FN(zero)(&leaf->gradient, start, n);
     FN(give_back)(&leaf->parameter, start, n, p, buffer[1]);
     for (int k = 0; k < leaf->states; ++k)
-        FN(give_back)(&leaf->state[k], start, n, state[k], buffer[2 + k]);
+        FN(close_state)(leaf, k, start, n, state[k], buffer[2 + k], by);
 }
 
 static void FN(step)(const instep_leaf *leaf, size_t start, size_t count, const double *row,
                      const instep_step_options *options, instep_measures *measures)
 {
     double coefficients[INSTEP_MAX_COEFFICIENTS];
+    rounding by;
     FN(lanes) lanes;
     const instep_dtype given = (instep_dtype)leaf->gradient.dtype;
     const int wide = REAL_BITS == 32 && (given == INSTEP_FLOAT64 || given == INSTEP_LONGDOUBLE);
@@ -76,16 +81,20 @@ static void FN(step)(const instep_leaf *leaf, size_t start, size_t count, const 
     const size_t end = start + count;
     const size_t head = count > INSTEP_TILE && !measure ? FN(head)(leaf, start) : 0;
     int whole = leaf->gradient.dense && !scaled && leaf->parameter.dense && given == REAL_DTYPE;
-    for (int k = 0; k < leaf->states; ++k) whole &= leaf->state[k].dense;
+    whole &= leaf->parameter.dtype == REAL_DTYPE;
+    for (int k = 0; k < leaf->states; ++k)
+        whole &= leaf->state[k].dense && leaf->state[k].dtype == REAL_DTYPE;
     whole &= !(leaf->averaged || leaf->copied || options->zero_gradients || measure);
     const size_t tile = whole || count < INSTEP_TILE ? count : INSTEP_TILE;
 
     if (measure) memset(&lanes, 0, sizeof lanes);
+    if (leaf->words != 0 || leaf->nearest != 0) prepare_rounding(&by, leaf, start, options);
     memcpy(coefficients, row, sizeof coefficients);
     if (scaled) coefficients[0] = 1; /* gradient_scale: load_scaled has applied it */
     for (size_t n = head > 0 ? head : tile; start < end; start += n, n = tile) {
         if (n > end - start) n = end - start;
-        FN(update)(leaf, start, n, row, scaled, coefficients, options, measure ? &lanes : NULL);
+        FN(update)(leaf, start, n, row, scaled, coefficients, options, &by,
+                   measure ? &lanes : NULL);
     }
     if (measure) *measures = FN(sum_up)(&lanes);
 }

@@ -85,12 +85,18 @@ typedef struct {
      * not ignore_index. */
     size_t (*count_labels)(const int64_t *label, size_t n, int64_t classes, int64_t ignore_index,
                            size_t *used);
+    /* States in 16 and 8 bits, dense and from a block on (see stored.h). */
+    void (*encode)(instep_dtype dtype, char *code, float *scale, const float *x, size_t n);
+    void (*decode)(float *x, instep_dtype dtype, const char *code, const float *scale, size_t n);
 } instep_variant;
 
 extern const instep_variant instep_variant_baseline, instep_variant_avx2, instep_variant_avx512;
 
 /* The variant in use. */
 const instep_variant *instep_kernels(void);
+
+/* Is the rule's k-th state rounded to the nearest where it is kept in fewer bits? */
+int instep_rounds_to_nearest(int rule, int state);
 
 /* Zeroed memory or NULL; counted for instep_allocations(). */
 void *instep_allocate(size_t bytes);

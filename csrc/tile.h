@@ -107,6 +107,12 @@ static void FN(load)(REAL *restrict tile, const instep_view *view, size_t start,
 
 static inline void FN(to_real)(char *at, REAL value) { memcpy(at, &value, sizeof value); }
 
+static inline void FN(to_float)(char *at, REAL value)
+{
+    const float narrow = (float)value;
+    memcpy(at, &narrow, sizeof narrow);
+}
+
 /* To the nearest float16, ties to even. A normal one drops 13 bits; below 2^-14, adding 1/2 puts
  * the rounded multiple of 2^-24 into the low bits. */
 static inline void FN(to_half)(char *at, REAL value)
@@ -148,19 +154,20 @@ ALWAYS_INLINE static void FN(encode)(const REAL *restrict tile, char *restrict a
         for (intptr_t i = 0; i < (intptr_t)count; ++i) to(at + i * stride, tile[i]);
 }
 
-/* The i-th of `count` elements `stride` bytes apart = tile[i], rounded to float16 or bfloat16 if
- * `dtype` says so; no other byte is written. */
+/* The i-th of `count` elements `stride` bytes apart = tile[i], rounded to float16, bfloat16 or
+ * float32 if `dtype` says so; no other byte is written. */
 static void FN(store_run)(const REAL *restrict tile, char *restrict at, intptr_t stride,
                           size_t count, instep_dtype dtype)
 {
     switch (dtype) {
     case INSTEP_FLOAT16: FN(encode)(tile, at, stride, count, 2, FN(to_half)); break;
     case INSTEP_BFLOAT16: FN(encode)(tile, at, stride, count, 2, FN(to_bfloat)); break;
+    case INSTEP_FLOAT32: FN(encode)(tile, at, stride, count, 4, FN(to_float)); break;
     default: FN(encode)(tile, at, stride, count, sizeof(REAL), FN(to_real)); break;
     }
 }
 
-/* Element start + i of the walk = tile[i]. The view holds REAL, float16 or bfloat16. */
+/* Element start + i of the walk = tile[i]. The view holds REAL, float16, bfloat16 or float32. */
 static void FN(store)(const REAL *restrict tile, const instep_view *view, size_t start,
                       size_t count)
 {

@@ -1,5 +1,6 @@
 /* typed.h: every body for one compute type. REAL_BITS is set by variant.h. */
 #include "real.h"
+#include "stored.h"
 #include "vmath.h"
 #include "tile.h"
 #include "reduce.h"
@@ -8,6 +9,7 @@
 #include "rules/rmsprop.h"
 #include "rules/adam.h"
 #include "extras.h"
+#include "states.h"
 #include "step.h"
 #include "losses/mse.h"
 #include "losses/mae.h"

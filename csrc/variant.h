@@ -73,4 +73,6 @@ const instep_variant VARIANT(INSTEP_ISA) = {
     .sum_squares = sum_squares,
     .sum = sum,
     .count_labels = count_labels,
+    .encode = encode_nearest,
+    .decode = decode_state,
 };

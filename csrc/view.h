@@ -11,6 +11,9 @@
 /* Elements that a codec converts at a time: a handful of such tiles fill half an L1 cache. */
 enum { INSTEP_TILE = 512 };
 
+/* Elements of a state in 8 bits that share a scale; divides INSTEP_TILE. */
+enum { INSTEP_BLOCK = 128 };
+
 /* Bytes of a cache line, and of the longest vector. */
 enum { INSTEP_LINE = 64 };
 

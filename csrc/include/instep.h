@@ -25,8 +25,9 @@ enum {
     INSTEP_MAX_DIMS = 64
 };
 
-/* Element types. Parameters and states: the first two. Gradients of a step: any float. Predictions
- * and gradients of losses: the first four. Targets, weights, masks: any. Labels: any integer. */
+/* Element types. Parameters: the first two, bfloat16. States: also int8, uint8. Gradients of a
+ * step: any float. Predictions and gradients of losses: the first four. Targets, weights, masks:
+ * any. Labels: any integer. */
 typedef enum {
     INSTEP_FLOAT32,
     INSTEP_FLOAT64,
@@ -75,6 +76,13 @@ const char *instep_rule_coefficients(int rule);
 
 /* How many of the coefficients, the last ones, are computed by instep_rule_advance. */
 int instep_rule_derived(int rule);
+
+/* Names of all states, and how each may be kept in fewer bits, as kernels.def names it: "SIGNED"
+ * (int8), "SQUARED", "SQUARED_NEAREST" (uint8), "FULL" (it may not). */
+int instep_state_count(void);
+const char *instep_state_name(int state);
+const char *instep_state_format(int state);
+
 int instep_loss_count(void);
 const char *instep_loss_name(int loss);
 const char *instep_loss_coefficients(int loss);
@@ -98,13 +106,21 @@ typedef struct instep_plan instep_plan;
 instep_plan *instep_plan_create(int leaves);
 void instep_plan_destroy(instep_plan *plan);
 
-/* Describe leaf `leaf`: a writable float32 or float64 array whose elements do not overlap each
- * other or any other array of the plan. Set every leaf once. Returns 0, or -1: out of memory. */
+/* Describe leaf `leaf`: a writable float32, float64 or bfloat16 array whose elements do not overlap
+ * each other or any other array of the plan. bfloat16 is computed in float32 and rounded
+ * stochastically. Set every leaf once. Returns 0, or -1: out of memory. */
 int instep_plan_set_parameter(instep_plan *plan, int leaf, const instep_array *parameter);
 
 /* Choose leaf's update rule. `states` are as many arrays as the rule names, of the parameter's
- * shape and dtype; they are used where they lie if dense in the parameter's memory order. */
+ * shape. Each is of the type computed in, and then used where it lies if dense in the parameter's
+ * memory order; or float32; or bfloat16, int8 or uint8, and then aligned and dense in that order.
+ * bfloat16, int8 and uint8 are rounded stochastically (SQUARED_NEAREST states to the nearest). */
 void instep_plan_set_rule(instep_plan *plan, int leaf, int rule, const instep_array *states);
+
+/* Where the states of leaf's rule that are int8 or uint8 have the scales of their blocks: one per
+ * 128 elements of the walk, the last block may be shorter. Others: NULL. After
+ * instep_plan_set_rule, before instep_plan_finish. */
+void instep_plan_set_scales(instep_plan *plan, int leaf, float *const *scales);
 
 /* An exponential moving average of the parameter that the step keeps: a writable array of the
  * parameter's shape and dtype, used where it lies if dense in the parameter's memory order. NULL:
@@ -157,6 +173,7 @@ typedef struct {
     double measured_scale; /* what measured gradients are multiplied by first */
     double average_weight; /* average += average_weight * (parameter - average), for every leaf that
                               has one, also without a gradient */
+    uint64_t seed, step;   /* of the random bits, which depend on these, leaf, element and state */
 } instep_step_options;
 
 /* Update every leaf with a bound gradient. `rows` holds INSTEP_MAX_COEFFICIENTS values per row,
@@ -175,6 +192,15 @@ typedef struct {
 
 /* What the last step with `measure` found, one entry per leaf; zeros where it had no gradient. */
 void instep_plan_measured(const instep_plan *plan, instep_measures *leaves);
+
+/* Between float32 values and states kept as bfloat16, int8 or uint8, `count` of them in the order
+ * of the walk; `scales` as in instep_plan_set_scales, NULL for bfloat16. Encoding rounds to the
+ * nearest; decoding and encoding again gives the same bits. An element that is not finite, or below
+ * 0 for uint8, makes its block NaN; in bfloat16 it stays alone. */
+void instep_state_encode(const float *values, size_t count, instep_dtype dtype, void *codes,
+                         float *scales);
+void instep_state_decode(const void *codes, const float *scales, size_t count, instep_dtype dtype,
+                         float *values);
 
 /* Allocations made by the core so far: equal before and after a step shows it made none. */
 size_t instep_allocations(void);

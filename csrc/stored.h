@@ -1,0 +1,245 @@
+/* stored.h: states in 16 and 8 bits, between float32 and storage. docs/math.md has the formulas.
+ *
+ * Every encoder takes 16 bits r per element, u = r / 2^16 in [0, 1), and rounds up if the part that
+ * does not fit is above what u says: random bits give stochastic rounding, r = 2^15 (NEAREST) the
+ * nearest. The 8-bit formats work in blocks of INSTEP_BLOCK elements with a scale each:
+ *
+ *     INT8    value = code * scale, code in [-127, 127]         momenta
+ *     UINT8   value = code^2 * scale, code in [0, 255]          second moments
+ *
+ * where scale = largest size in the block / 127 or 255^2, kept to 21 bits so that decoding and
+ * encoding again gives the same bits. A block with an element that is not finite (in UINT8 also:
+ * below 0) becomes NaN. Numbers come out of arithmetic: a NaN among them is quiet. */
+#ifndef INSTEP_STORED_H
+#define INSTEP_STORED_H
+
+#include "rng.h"
+
+static const uint32_t NEAREST = UINT32_C(0x80008000);
+
+static inline uint32_t bits_of(float value)
+{
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    return bits;
+}
+
+static inline float float_of(uint32_t bits)
+{
+    float value;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+/* ---- bfloat16 -------------------------------------------------------------------------------- */
+
+/* The bits of `value` rounded to a bfloat16, in their upper half. Finite numbers stay finite. */
+static inline uint32_t rounded_bfloat(float value, uint32_t r)
+{
+    const uint32_t bits = bits_of(value), size = bits & UINT32_C(0x7fffffff);
+    return bits + (size < UINT32_C(0x7f7f0000) ? r : 0);
+}
+
+ALWAYS_INLINE static void encode_bfloats(uint16_t *restrict code, const float *restrict x,
+                                         const uint32_t *restrict word, int upper, size_t n)
+{
+    for (size_t i = 0; i < n; ++i)
+        code[i] = (uint16_t)(rounded_bfloat(x[i], random_share(word[i], upper)) >> 16);
+}
+
+static void decode_bfloats(float *restrict x, const uint16_t *restrict code, size_t n)
+{
+    for (size_t i = 0; i < n; ++i) x[i] = float_of((uint32_t)code[i] << 16);
+}
+
+/* Round in place: what an encoder to bfloat16 then leaves as it is. */
+static void round_bfloats(float *x, const uint32_t *restrict word, size_t n)
+{
+    for (size_t i = 0; i < n; ++i)
+        x[i] = float_of(rounded_bfloat(x[i], random_share(word[i], 1)) & UINT32_C(0xffff0000));
+}
+
+/* ---- blocks ---------------------------------------------------------------------------------- */
+
+/* largest / parts to 21 bits, but at most `most`, so that the largest value stays finite. */
+static inline float scale_of(float largest, float parts, float most)
+{
+    const float scale = float_of((bits_of(largest / parts) + 4) & ~UINT32_C(7));
+    return scale < most ? scale : most;
+}
+
+/* The scale of a block that has none of its own (`most`: the bits of its largest size); the codes
+ * are 0. */
+static float scale_without_codes(void *code, uint32_t most, size_t n)
+{
+    memset(code, 0, n);
+    return float_of(most == 0 ? 0 : UINT32_C(0x7fc00000));
+}
+
+static inline int has_codes(uint32_t most) { return most - 1 < UINT32_C(0x7f800000) - 1; }
+
+/* A block's largest size counts as 2^-100 if it is below: no scale is subnormal. */
+static inline float largest_of(uint32_t most)
+{
+    const float largest = float_of(most);
+    return largest > 0x1p-100f ? largest : 0x1p-100f;
+}
+
+/* factor * largest is 127 * 2^15 up to 0.4, so the largest element gets the code 127 whatever r is.
+ * Adding 3 * 2^22 rounds to an integer, which then stands in the low bits. */
+ALWAYS_INLINE static float encode_signed(int8_t *restrict code, const float *restrict x,
+                                         const uint32_t *restrict word, int upper, size_t n)
+{
+    uint32_t most = 0;
+    for (size_t i = 0; i < n; ++i) {
+        const uint32_t size = bits_of(x[i]) & UINT32_C(0x7fffffff);
+        most = size > most ? size : most;
+    }
+    if (!has_codes(most)) return scale_without_codes(code, most, n);
+    const float largest = largest_of(most), factor = 127 * 0x1p15f / largest;
+    for (size_t i = 0; i < n; ++i) {
+        const uint32_t steps = bits_of(x[i] * factor + 3 * 0x1p22f) - UINT32_C(0x4b400000);
+        const uint32_t r = random_share(word[i], upper) >> 1;
+        code[i] = (int8_t)((int32_t)(steps + r) >> 15);
+    }
+    return scale_of(largest, 127, 0x1.0204p+121f);
+}
+
+/* Up from code k with the probability (z - k^2) / (2 k + 1) that makes the mean z; what is above 0
+ * never gets the code 0. Sizes are compared with their sign: what is below 0 is not finite. */
+ALWAYS_INLINE static float encode_squared(uint8_t *restrict code, const float *restrict x,
+                                          const uint32_t *restrict word, int upper, size_t n)
+{
+    uint32_t most = 0;
+    for (size_t i = 0; i < n; ++i) {
+        const uint32_t size = bits_of(x[i]);
+        most = size > most ? size : most;
+    }
+    if (!has_codes(most)) return scale_without_codes(code, most, n);
+    const float largest = largest_of(most), factor = 65025 / largest;
+    for (size_t i = 0; i < n; ++i) {
+        const float z = x[i] * factor, k = (float)(int32_t)sqrtf(z);
+        const float rest = z - k * k, width = k * 0x1p-15f + (k < 1 ? 0 : 0x1p-16f);
+        const float r = (float)(int32_t)random_share(word[i], upper);
+        const int32_t rounded = (int32_t)k + (width * r < rest);
+        code[i] = (uint8_t)(rounded < 255 ? rounded : 255); /* z may be 65025.004 */
+    }
+    return scale_of(largest, 65025, 0x1.0203p+112f);
+}
+
+ALWAYS_INLINE static void encode_int8(int8_t *restrict code, float *restrict scale,
+                                      const float *restrict x, const uint32_t *restrict word,
+                                      int upper, size_t n)
+{
+    size_t i = 0; /* full blocks, whose length the compiler knows, then the rest */
+    for (; i + INSTEP_BLOCK <= n; i += INSTEP_BLOCK)
+        scale[i / INSTEP_BLOCK] = encode_signed(code + i, x + i, word + i, upper, INSTEP_BLOCK);
+    if (i < n) scale[i / INSTEP_BLOCK] = encode_signed(code + i, x + i, word + i, upper, n - i);
+}
+
+ALWAYS_INLINE static void encode_uint8(uint8_t *restrict code, float *restrict scale,
+                                       const float *restrict x, const uint32_t *restrict word,
+                                       int upper, size_t n)
+{
+    size_t i = 0;
+    for (; i + INSTEP_BLOCK <= n; i += INSTEP_BLOCK)
+        scale[i / INSTEP_BLOCK] = encode_squared(code + i, x + i, word + i, upper, INSTEP_BLOCK);
+    if (i < n) scale[i / INSTEP_BLOCK] = encode_squared(code + i, x + i, word + i, upper, n - i);
+}
+
+static void decode_blocks(float *restrict x, instep_dtype dtype, const char *restrict code,
+                          const float *restrict scale, size_t n)
+{
+    for (size_t i = 0; i < n; i += INSTEP_BLOCK) {
+        const float unit = scale[i / INSTEP_BLOCK];
+        const size_t end = n - i < INSTEP_BLOCK ? n : i + INSTEP_BLOCK;
+        if (dtype == INSTEP_INT8) {
+            for (size_t j = i; j < end; ++j) x[j] = (float)(int8_t)code[j] * unit;
+        } else {
+            for (size_t j = i; j < end; ++j) {
+                const float root = (float)(uint8_t)code[j];
+                x[j] = root * root * unit;
+            }
+        }
+    }
+}
+
+/* ---- any of them ----------------------------------------------------------------------------- */
+
+static inline int is_stored(instep_dtype dtype)
+{
+    return dtype == INSTEP_BFLOAT16 || dtype == INSTEP_INT8 || dtype == INSTEP_UINT8;
+}
+
+/* x[i] = what the i-th of n codes stands for. Codes and scales begin at a block. */
+static void decode_state(float *restrict x, instep_dtype dtype, const char *restrict code,
+                         const float *restrict scale, size_t n)
+{
+    if (dtype == INSTEP_BFLOAT16) decode_bfloats(x, (const uint16_t *)(const void *)code, n);
+    else decode_blocks(x, dtype, code, scale, n);
+}
+
+ALWAYS_INLINE static void encode_share(instep_dtype dtype, char *code, float *scale, const float *x,
+                                       const uint32_t *word, int upper, size_t n)
+{
+    switch (dtype) {
+    case INSTEP_INT8: encode_int8((int8_t *)code, scale, x, word, upper, n); break;
+    case INSTEP_UINT8: encode_uint8((uint8_t *)code, scale, x, word, upper, n); break;
+    default: encode_bfloats((uint16_t *)(void *)code, x, word, upper, n); break;
+    }
+}
+
+/* The i-th of n codes = x[i], rounded by the random bits of a stream. */
+static void encode_state(instep_dtype dtype, char *code, float *scale, const float *x,
+                         const uint32_t *word, int upper, size_t n)
+{
+    if (upper) encode_share(dtype, code, scale, x, word, 1, n);
+    else encode_share(dtype, code, scale, x, word, 0, n);
+}
+
+/* The same to the nearest, of numbers from anywhere: adding 0 quiets a NaN and turns -0 into 0. */
+static void encode_nearest(instep_dtype dtype, char *code, float *scale, const float *x, size_t n)
+{
+    float tile[INSTEP_TILE];
+    uint32_t word[INSTEP_TILE];
+    for (size_t i = 0; i < INSTEP_TILE; ++i) word[i] = NEAREST;
+    for (size_t start = 0; start < n; start += INSTEP_TILE) {
+        const size_t count = n - start < INSTEP_TILE ? n - start : INSTEP_TILE;
+        float *to = dtype == INSTEP_BFLOAT16 ? NULL : scale + start / INSTEP_BLOCK;
+        for (size_t i = 0; i < count; ++i) tile[i] = x[start + i] + 0.0f;
+        encode_state(dtype, code + start * (size_t)instep_itemsize(dtype), to, tile, word, 0,
+                     count);
+    }
+}
+
+/* ---- a tile of a leaf ------------------------------------------------------------------------ */
+
+/* The scales of state k from element `start` on; NULL if it has none. */
+static inline float *scales_from(const instep_leaf *leaf, int k, size_t start)
+{
+    return leaf->scale[k] != NULL ? leaf->scale[k] + start / INSTEP_BLOCK : NULL;
+}
+
+/* What a tile needs to round by; filled for the words that leaf->words names. */
+typedef struct {
+    random_key key[2];
+    _Alignas(64) uint32_t word[2][INSTEP_TILE];
+    uint32_t nearest[INSTEP_TILE];
+} rounding;
+
+/* For the piece that begins at `start`. */
+static void prepare_rounding(rounding *by, const instep_leaf *leaf, size_t start,
+                             const instep_step_options *options)
+{
+    for (uint32_t k = 0; k < 2; ++k) by->key[k] = random_key_of(options, leaf->index, start, k);
+    if (leaf->nearest != 0)
+        for (size_t i = 0; i < INSTEP_TILE; ++i) by->nearest[i] = NEAREST;
+}
+
+static void draw_words(rounding *by, const instep_leaf *leaf, size_t start, size_t n)
+{
+    for (int k = 0; k < 2; ++k)
+        if (leaf->words >> k & 1) draw(by->word[k], by->key[k], start, n);
+}
+
+#endif
