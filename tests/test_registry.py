@@ -30,7 +30,7 @@ SERVES = {"region": ["dice", "iou", "tversky"]}
 
 
 def listed():
-    """(families, rules, losses and their coefficients) as the file names them."""
+    """(families, rules, losses and their coefficients, states) as the file names them."""
     if not KERNELS.exists():
         pytest.skip("the sources are not here")
     text = re.sub(r"/\*.*?\*/", "", KERNELS.read_text(), flags=re.DOTALL)
@@ -53,10 +53,11 @@ def listed():
             r"^(?:ELEMENTWISE|CLASSWISE|REGIONWISE)\((\w+)([^)]*)\)", text, re.MULTILINE
         )
     }
+    states = dict(re.findall(r"^STATE\((\w+),\s*(\w+)\)", text, re.MULTILINE))
     entries = re.findall(r"^(\w+)\(", text, re.MULTILINE)
-    known = entries.count("REDUCTION") + len(families) + len(rules) + len(found)
+    known = entries.count("REDUCTION") + len(families) + len(rules) + len(found) + len(states)
     assert len(entries) == known, "a line that this test does not understand"
-    return families, rules, found
+    return families, rules, found, states
 
 
 def works():
@@ -75,11 +76,14 @@ def rule_of(opt):
 
 
 def test_the_core_has_what_the_file_lists():
-    families, rules, found = listed()
+    families, rules, found, states = listed()
+    assert states == _core.states()
+    assert states.keys() == {state for _, states, _, _ in RULES.values() for state in states}
+    assert set(states.values()) <= {"SIGNED", "SQUARED", "SQUARED_NEAREST", "FULL"}
     assert list(rules) == list(RULES)
-    for number, (name, (family, count, states)) in enumerate(rules.items()):
-        assert RULES[name] == (number, states, *families[family])
-        assert len(states) == count
+    for number, (name, (family, count, named)) in enumerate(rules.items()):
+        assert RULES[name] == (number, named, *families[family])
+        assert len(named) == count
         assert families[family][0][:2] == ("gradient_scale", "gradient_limit")
     assert found.keys() == LOSSES.keys()
     for number, (loss, names) in enumerate(found.items()):

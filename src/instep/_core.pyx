@@ -4,7 +4,7 @@ cimport cython
 cimport numpy as cnp
 from cpython.mem cimport PyMem_Calloc, PyMem_Free
 from libc.math cimport INFINITY
-from libc.stdint cimport int64_t, intptr_t
+from libc.stdint cimport int64_t, intptr_t, uint64_t
 from libc.string cimport memcpy
 
 cnp.import_array()
@@ -49,6 +49,8 @@ cdef extern from "instep.h" nogil:
         int measure
         double measured_scale
         double average_weight
+        uint64_t seed
+        uint64_t step
     ctypedef struct instep_measures:
         double gradient
         double update
@@ -91,6 +93,9 @@ cdef extern from "instep.h" nogil:
     const char *instep_rule_states(int rule)
     const char *instep_rule_coefficients(int rule)
     int instep_rule_derived(int rule)
+    int instep_state_count()
+    const char *instep_state_name(int state)
+    const char *instep_state_format(int state)
     void instep_rule_advance(int rule, double *row, int64_t step, int fresh,
                              instep_power_memory *memory)
     int instep_loss_count()
@@ -100,6 +105,7 @@ cdef extern from "instep.h" nogil:
     void instep_plan_destroy(instep_plan *plan)
     int instep_plan_set_parameter(instep_plan *plan, int leaf, const instep_array *parameter)
     void instep_plan_set_rule(instep_plan *plan, int leaf, int rule, const instep_array *states)
+    void instep_plan_set_scales(instep_plan *plan, int leaf, float **scales)
     int instep_plan_finish(instep_plan *plan)
     void instep_plan_set_average(instep_plan *plan, int leaf, const instep_array *average)
     void instep_plan_set_copy(instep_plan *plan, int leaf, const instep_array *copy)
@@ -111,6 +117,10 @@ cdef extern from "instep.h" nogil:
                           const instep_step_options *options)
     void instep_plan_measured(const instep_plan *plan, instep_measures *leaves)
     size_t instep_plan_bound(const instep_plan *plan)
+    void instep_state_encode(const float *values, size_t count, instep_dtype dtype, void *codes,
+                             float *scales)
+    void instep_state_decode(const void *codes, const float *scales, size_t count,
+                             instep_dtype dtype, float *values)
     size_t instep_allocations()
     double instep_loss_elementwise(int loss, const instep_elementwise *call, int threads)
     double instep_sum(const instep_array *array, int threads)
@@ -186,6 +196,14 @@ cdef int real_code(cnp.ndarray array) noexcept:
     return integer_code(array)
 
 
+cdef int state_code(cnp.ndarray array) noexcept:
+    """The dtype of a state: float32, float64, bfloat16 (or uint16, its bits), int8 or uint8."""
+    cdef int code = float_code(array)
+    if code < 0:
+        code = integer_code(array)
+    return INSTEP_BFLOAT16 if code == INSTEP_UINT16 else code
+
+
 cdef instep_array describe(cnp.ndarray array, int code) noexcept:
     cdef instep_array out
     out.data = <char *>cnp.PyArray_DATA(array)
@@ -198,6 +216,22 @@ cdef instep_array describe(cnp.ndarray array, int code) noexcept:
 
 include "_plan.pxi"
 include "_losses.pxi"
+
+
+def encode_state(cnp.ndarray values, cnp.ndarray codes, cnp.ndarray scales):
+    """Round float32 values to the nearest codes, all dense; scales: None for bfloat16."""
+    instep_state_encode(<float *>cnp.PyArray_DATA(values), cnp.PyArray_SIZE(values),
+                        <instep_dtype>state_code(codes), cnp.PyArray_DATA(codes), floats(scales))
+
+
+def decode_state(cnp.ndarray codes, cnp.ndarray scales, cnp.ndarray values):
+    """Write what the codes stand for to float32 values, all dense."""
+    instep_state_decode(cnp.PyArray_DATA(codes), floats(scales), cnp.PyArray_SIZE(values),
+                        <instep_dtype>state_code(codes), <float *>cnp.PyArray_DATA(values))
+
+
+cdef float *floats(cnp.ndarray scales) noexcept:
+    return NULL if scales is None else <float *>cnp.PyArray_DATA(scales)
 
 
 def is_float(cnp.ndarray array):
@@ -251,6 +285,12 @@ def rules():
                                            names(instep_rule_coefficients(k)),
                                            instep_rule_derived(k))
             for k in range(instep_rule_count())}
+
+
+def states():
+    """The registry: {state: how it may be kept in fewer bits}."""
+    return {instep_state_name(k).decode(): instep_state_format(k).decode()
+            for k in range(instep_state_count())}
 
 
 def losses():

@@ -43,6 +43,7 @@ cdef class Plan:
     # What a step does besides the update; averages move by average_weight towards parameters.
     cdef public bint zero_gradients
     cdef public double average_weight
+    cdef public uint64_t seed  # of the random bits that states are rounded by
 
     def __cinit__(self, list parameters):
         cdef int leaf
@@ -73,14 +74,18 @@ cdef class Plan:
         if instep_plan_finish(self.plan):
             raise MemoryError
 
-    def set_rule(self, int leaf, int rule, tuple states):
-        """Use `rule` with `states`: writable arrays of the parameter's shape and dtype."""
+    def set_rule(self, int leaf, int rule, tuple states, tuple scales):
+        """Use `rule` with `states`, writable arrays of the parameter's shape, and the scales of
+        each, None where it has none."""
         cdef instep_array arrays[INSTEP_MAX_STATES]
+        cdef float *blocks[INSTEP_MAX_STATES]
         cdef int k
         for k in range(len(states)):
-            arrays[k] = describe(states[k], float_code(states[k]))
+            arrays[k] = describe(states[k], state_code(states[k]))
+            blocks[k] = floats(scales[k])
         instep_plan_set_rule(self.plan, leaf, rule, arrays)
-        self.states[leaf] = states
+        instep_plan_set_scales(self.plan, leaf, blocks)
+        self.states[leaf] = states, scales
 
     def set_average(self, int leaf, average):
         """Keep a moving average of the parameter in this array of its shape and dtype; None: none.
@@ -181,8 +186,10 @@ cdef class Plan:
             total = instep_plan_sum_squares(self.plan, scale, threads)
         return total
 
-    cdef step(self, double scale, double limit, int threads, double measured_scale):
-        """Update all bound leaves with their gradients scaled and clipped to +-limit."""
+    cdef step(self, double scale, double limit, int threads, double measured_scale,
+              int64_t steps):
+        """Update all bound leaves with their gradients scaled and clipped to +-limit. `steps`:
+        how many the optimizer has taken; with the seed, it tells random bits apart."""
         cdef instep_step_options options
         cdef Row row
         cdef double *at
@@ -200,6 +207,8 @@ cdef class Plan:
         options.measure = measured_scale != 0
         options.measured_scale = measured_scale
         options.average_weight = self.average_weight
+        options.seed = self.seed
+        options.step = <uint64_t>steps
         self.update(&options)
         for k in range(self.row_count):
             row = <Row>self.row_list[k]
@@ -300,7 +309,8 @@ cdef class Steady:
     cpdef step(self, Plan plan, double scale, double limit, int threads, double measured_scale):
         """Take it and count it. Measure if `measured_scale`, by which gradients then count, is not
         0."""
-        plan.step(scale, limit, threads if threads > 0 else default_threads, measured_scale)
+        threads = threads if threads > 0 else default_threads
+        plan.step(scale, limit, threads, measured_scale, self.steps)
         self.steps += 1
 
 
