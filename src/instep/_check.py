@@ -97,6 +97,14 @@ def thread_count(name: str, value: object) -> int:
     return int(value)
 
 
+def seed(name: str, value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise TypeError(f"{name} must be an int, got {value!r}")
+    if not 0 <= value < 2**64:
+        raise ValueError(f"{name} must be at least 0 and below 2**64, got {value!r}")
+    return int(value)
+
+
 # ---- arrays ------------------------------------------------------------------------------------
 
 

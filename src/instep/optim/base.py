@@ -1,42 +1,30 @@
 """The optimizer: options, groups, the order of a step, the state. No math of a rule."""
 
 import math
-import os
 import threading
-import weakref
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar
 
 from instep import _check, _core, config
 from instep._check import Array
+from instep.optim.forks import living
 from instep.optim.groups import Check, Group, Values, is_group_list
 from instep.optim.leaves import GRADIENT, RULES, Cohort, Leaf, Leaves, given, labels_of
 from instep.optim.norm import count_unusable, gradient_norm, unusable
 from instep.optim.options import Option
 from instep.optim.report import StepReport
 from instep.optim.state_dict import LoadReport, load, save
+from instep.optim.storage import CHOICES, StoredStates, suiting
 from instep.tree import Structure, flatten_groups
 
 _NOT_GIVEN: Any = object()
 _ONE = 1.0
 _INFINITY = math.inf
 _BEGUN = ("_steady", "_checks", "_groups", "_leaves", "_flatten_trees")
-_living: "weakref.WeakSet[Optimizer]" = weakref.WeakSet()
 
 
-def _unlock_in_child() -> None:
-    """A thread that held a lock when the process forked does not exist in the child."""
-    for optimizer in _living:
-        optimizer._steady.lock = threading.RLock()
-        optimizer._steady.stepping = False
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_unlock_in_child)
-
-
-class Optimizer:
+class Optimizer(StoredStates):
     """What all optimizers share. Use a subclass: `SGD`, `RMSprop`, `Adam`, `AdamW`.
 
     A subclass names its hyperparameters, chooses the update rule of a group and computes the
@@ -64,6 +52,8 @@ class Optimizer:
         clip_value: Any = None,
         nonfinite: str = "propagate",
         threads: int | None = None,
+        state_dtype: str | None = None,
+        seed: int = 0,
     ) -> None:
         self._clip_norm: Any
         self._clip_value: Any
@@ -71,22 +61,25 @@ class Optimizer:
         self._threads: int | None
         self.defaults = {**defaults, "maximize": maximize}
         self._buffers: list[Array] | None = None
+        if state_dtype is not None:
+            self._state_dtype = _check.choice("state_dtype", state_dtype, CHOICES)
         self._listed = is_group_list(params)
         self._begin(params if self._listed else [{"params": params}])
         self.clip_norm = clip_norm
         self.clip_value = clip_value
         self.nonfinite = nonfinite
         self.threads = threads
+        self.seed = seed
 
     def _begin(self, groups: Sequence[Any]) -> None:
         self._steady = _core.Steady()
         self._steady.lock = threading.RLock()
         self._checks = {**self.hyperparameters, "maximize": _check.flag}
         self._groups: list[Group] = []
-        self._leaves = Leaves()
+        self._leaves = Leaves(self._state_dtype)
         for group in groups:
             self._append_group(group)
-        _living.add(self)
+        living.add(self)
 
     def __init_subclass__(cls) -> None:
         """Refuse coefficients that are not, name for name, what the core's rules read."""
@@ -165,7 +158,8 @@ class Optimizer:
                 for label, leaf in zip(labels, present, strict=True)
             ]
         members = range(len(present), len(present) + len(leaves))
-        group = Group({**self.defaults, **options}, structure, members, self._checks, self._rule)
+        rule_of = suiting(self._rule, self._state_dtype)
+        group = Group({**self.defaults, **options}, structure, members, self._checks, rule_of)
         self._steady.close()
         self._leaves.replace([*present, *leaves], Cohort(group, list(members)))
         self._groups.append(group)
@@ -286,6 +280,7 @@ class Optimizer:
 
         leaves = self._leaves
         leaves.hand_over(self._coefficients)
+        leaves.plan.seed = self._seed
         ceiling = _INFINITY if limit is None else limit
         self._steady.step(leaves.plan, scale, ceiling, threads, 0.0)
         if clip_norm is None and limit is None and policy == "propagate":

@@ -8,6 +8,7 @@ import numpy as np
 
 from instep import _check, _core
 from instep._check import Array
+from instep.optim import storage
 from instep.optim.groups import Group, Values
 from instep.tree import Structure
 
@@ -40,19 +41,23 @@ class Leaf:
     parameter: Array
     state: dict[str, Array] = field(default_factory=dict)
 
-    def new_array(self, stream: int) -> Array:
-        """Zeros of the parameter's shape and dtype, dense in the parameter's memory order.
+    def axes(self) -> tuple[int, ...]:
+        """The axes by falling |stride|, as csrc/view.c walks them."""
+        strides = self.parameter.strides
+        return tuple(sorted(range(len(strides)), key=lambda axis: -abs(strides[axis])))
 
-        It lies as the parameter does relative to cache lines: csrc/step.h starts its vectors where
-        the parameter's lines start. Large ones lie `stream` times _APART further in their page:
-        stores and loads that agree in the last 12 bits of the address can wait for each other."""
-        like = self.parameter
-        # As csrc/view.c walks: axes by falling |stride|.
-        order = sorted(range(like.ndim), key=lambda axis: -abs(like.strides[axis]))
-        large = like.nbytes >= _LARGE
-        unit, offset = (_PAGE, _APART * stream) if large else (_LINE, 0)
-        room = np.zeros(like.size + unit // like.itemsize, like.dtype)
-        skip = (like.ctypes.data + offset - room.ctypes.data) % unit // like.itemsize
+    def new_array(self, stream: int, dtype: np.dtype[Any] | None = None) -> Array:
+        """Zeros of the parameter's shape and dtype, or another, dense in its memory order.
+
+        With its dtype it lies as the parameter does relative to cache lines: csrc/step.h starts
+        its vectors where the parameter's lines start. Large ones lie `stream` times _APART further
+        in their page: stores and loads that agree in the last 12 bits of the address can wait for
+        each other."""
+        like, order = self.parameter, self.axes()
+        dtype, line = (like.dtype, like.ctypes.data) if dtype is None else (dtype, 0)
+        unit, offset = (_PAGE, _APART * stream) if like.nbytes >= _LARGE else (_LINE, 0)
+        room = np.zeros(like.size + unit // dtype.itemsize, dtype)
+        skip = (line + offset - room.ctypes.data) % unit // dtype.itemsize
         zeros = room[skip : skip + like.size].reshape([like.shape[axis] for axis in order])
         return zeros.transpose(np.argsort(order)) if order else zeros
 
@@ -97,7 +102,8 @@ class Cohort(_core.Row):
 class Leaves:
     """All leaves of an optimizer, in the order of the flattened gradients."""
 
-    def __init__(self) -> None:
+    def __init__(self, state_dtype: str | None = None) -> None:
+        self.state_dtype = state_dtype
         self.all: list[Leaf] = []
         self.cohorts: list[Cohort] = []
         self.plan = _core.Plan([])
@@ -211,17 +217,14 @@ class Leaves:
     def _allocate(self, cohort: Cohort) -> None:
         number, names = RULES[cohort.group.rule][:2]
         leaves = [self.all[i] for i in cohort.leaves]
-        new = [
-            {
-                name: leaf.new_array(stream)
-                for stream, name in enumerate(names, 1)
-                if name not in leaf.state
-            }
-            for leaf in leaves
-        ]
+        new: list[dict[str, Array]] = [{} for _ in leaves]
+        for leaf, states in zip(leaves, new, strict=True):
+            for stream, name in enumerate(names, 1):
+                if name not in leaf.state:
+                    states |= storage.new_state(leaf, name, stream, self.state_dtype)
         for i, leaf, states in zip(cohort.leaves, leaves, new, strict=True):
             leaf.state.update(states)
-            self.plan.set_rule(i, number, tuple([leaf.state[name] for name in names]))
+            self.plan.set_rule(i, number, *storage.handed(leaf.state, names))
             cohort.fresh = cohort.fresh or bool(states)
         cohort.rule = cohort.group.rule
 

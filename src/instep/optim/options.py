@@ -12,6 +12,8 @@ class StepOptions(TypedDict, total=False):
     clip_value: Any
     nonfinite: Literal["propagate", "skip", "raise"]
     threads: int | None
+    state_dtype: Literal["float32", "bfloat16", "8bit"] | None
+    seed: int
 
 
 class Option:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from instep._check import Array
+from instep.optim import storage
 from instep.optim.groups import Checked
 from instep.optim.leaves import RULES, Cohort, Leaf, given
 
@@ -36,10 +37,12 @@ def save(opt: Optimizer) -> dict[str, Any]:
             if group.options.changed:
                 group.check(group.options)  # what is saved can be loaded
         memo: Memo = {}
+        steps = opt._leaves.steps()
         return {
             "version": VERSION,
             "optimizer": type(opt).__name__,
             "steps": opt.steps,
+            "seed": opt.seed,
             "options": {name: copied(getattr(opt, name), memo) for name in _OPTIONS},
             "param_groups": [
                 {name: copied(_fixed(group.options[name]), memo) for name in opt._checks}
@@ -47,11 +50,9 @@ def save(opt: Optimizer) -> dict[str, Any]:
                 for group in opt._groups
             ],
             "state": {
-                name: {
-                    key: value.copy(order="K") if isinstance(value, np.ndarray) else value
-                    for key, value in entry.items()
-                }
-                for name, entry in opt.state.items()
+                leaf.name: storage.saved(leaf, steps[i])
+                for i, leaf in enumerate(opt._leaves.all)
+                if leaf.state or steps[i]
             },
         }
 
@@ -70,6 +71,8 @@ def load(opt: Optimizer, state: Mapping[str, Any], strict: bool) -> LoadReport:
         restoration = _restoration(opt, state["param_groups"], state["options"])
         groups = _checked_groups(opt, restoration.options[:-1])
         options = _checked_options(opt, restoration.options[-1])
+        if "seed" in state:  # it came later than version 1
+            options["seed"] = type(opt).seed.checked(state["seed"])
         report = _names(opt, state)
         if strict and (report.missing or report.unexpected):
             raise ValueError(
@@ -180,26 +183,22 @@ def _checked_entry(opt: Optimizer, leaf: Leaf, entry: Any) -> tuple[int, dict[st
         raise ValueError(f"{where} must be a dict with 'step' and arrays, got {entry!r:.80}")
     complete = [set(RULES[rule][1]) for rule in RULES if given(rule) == opt.coefficients]
     known = set().union(*complete)
+    names = [name for name in entry if name not in ("step", "axes")]
+    names = [name for name in names if not _is_scale(name, known, entry)]
     states: dict[str, Array] = {}
-    for name, value in entry.items():
-        if name == "step":
-            continue
+    for stream, name in enumerate(names, 1):
         if name not in known:
             raise ValueError(f"{where} has a state {name!r}; known: {sorted(known)}")
-        array = np.asarray(value)
-        if array.dtype.kind != "f":
-            raise TypeError(f"{where}[{name!r}] must be floating-point, got {array.dtype}")
-        if array.shape != leaf.parameter.shape:
-            raise ValueError(
-                f"{where}[{name!r}] has shape {array.shape}, the parameter {leaf.parameter.shape}"
-            )
-        states[name] = leaf.new_array(1 + len(states))
-        with np.errstate(over="ignore"):
-            states[name][...] = array
+        states |= storage.loaded(where, entry, leaf, name, stream, opt.state_dtype)
     steps = _count(f"{where}['step']", entry["step"])
-    if set(states) not in complete and (states or steps):
-        raise ValueError(f"{where} has the states {sorted(states)} alone; known: {sorted(known)}")
+    if set(names) not in complete and (names or steps):
+        raise ValueError(f"{where} has the states {sorted(names)} alone; known: {sorted(known)}")
     return steps, states
+
+
+def _is_scale(name: str, known: set[str], entry: Mapping[str, Any]) -> bool:
+    """Are these the scales of a state that is there?"""
+    return any(name == storage.scale_name(state) and state in entry for state in known)
 
 
 def _cohorts(opt: Optimizer, entries: Mapping[int, tuple[int, Any]]) -> list[Cohort]:
