@@ -7,11 +7,13 @@ from typing_extensions import disjoint_base
 
 ALL_BOUND: int
 SOME_BOUND: int
+MAY_SHARE: int
 NOT_AN_ARRAY: int
 WRONG_DTYPE: int
 WRONG_SHAPE: int
 MAY_OVERLAP: int
 READ_ONLY: int
+READ_ONLY_GRADIENT: int
 
 @disjoint_base
 class Row:
@@ -36,6 +38,8 @@ class Plan:
     def bind_from(self, gradients: list[Any], start: int, trusted: int) -> int: ...
     def bound_per_row(self, gradients: list[Any]) -> list[int]: ...
     def sum_squares(self, scale: float, threads: int) -> float: ...
+    def trust_apart(self) -> int: ...
+    def exchange(self, threads: int) -> None: ...
     def measured(self) -> list[tuple[float, float, float, int]]: ...
 
 @final

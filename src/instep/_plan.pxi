@@ -125,7 +125,7 @@ cdef class Plan:
     cpdef int bind(self, list gradients) except? -9:
         """Bind this step's gradients; None: no part in it.
 
-        ALL_BOUND, SOME_BOUND, or the leaf where it stopped: `reason` says why."""
+        ALL_BOUND, SOME_BOUND, MAY_SHARE, or the leaf where it stopped: `reason` says why."""
         self.bound = 0
         return self.bind_rest(gradients, 0, -1)
 
@@ -155,12 +155,22 @@ cdef class Plan:
             if code < 0:
                 self.reason = WRONG_DTYPE
                 return leaf
+            if self.zero_gradients and not cnp.PyArray_ISWRITEABLE(<cnp.ndarray>gradient):
+                self.reason = READ_ONLY_GRADIENT
+                return leaf
             array = describe(<cnp.ndarray>gradient, code)
             status = instep_plan_set_gradient(self.plan, leaf, &array, leaf == trusted)
             if status:
                 self.reason = status
                 return leaf
             self.bound += 1
+        if self.zero_gradients and not instep_plan_gradients_apart(self.plan, False):
+            return MAY_SHARE
+        return ALL_BOUND if self.bound == self.leaves else SOME_BOUND
+
+    def trust_apart(self):
+        """As `bind` where it found MAY_SHARE: the bound gradients do not."""
+        instep_plan_gradients_apart(self.plan, True)
         return ALL_BOUND if self.bound == self.leaves else SOME_BOUND
 
     def bound_per_row(self, list gradients):
@@ -207,8 +217,13 @@ cdef class Plan:
                 row.steps += 1
                 row.fresh = False
 
+    def exchange(self, int threads):
+        """Parameters and averages exchange their contents."""
+        with nogil:
+            instep_plan_exchange(self.plan, threads)
+
     cdef void update(self, const instep_step_options *options) noexcept:
-        if instep_plan_bound(self.plan) < KEEP_GIL:
+        if instep_plan_work(self.plan) < KEEP_GIL:
             instep_plan_step(self.plan, self.rows, options)
             return
         with nogil:
@@ -293,7 +308,7 @@ cdef class Steady:
             if self.plan.bind(flat) != ALL_BOUND:
                 return flat
             self.step(self.plan, 1.0, INFINITY, self.threads, 0.0)
-            return self.new_report(self.report, (self.steps, self.lr, True, None, None))
+            return self.new_report(self.report, (self.steps, self.lr, True, None, None, None))
         finally:
             lock.release()
 
