@@ -12,6 +12,7 @@ from instep.config import show_config as show_config
 from instep.optim import SGD as SGD
 from instep.optim import Adam as Adam
 from instep.optim import AdamW as AdamW
+from instep.optim import GroupStats as GroupStats
 from instep.optim import LoadReport as LoadReport
 from instep.optim import RMSprop as RMSprop
 from instep.optim import StepReport as StepReport
@@ -33,6 +34,7 @@ __all__ = [
     "Adam",
     "AdamW",
     "Diagnosis",
+    "GroupStats",
     "LRRangeTest",
     "LoadReport",
     "RMSprop",

@@ -196,8 +196,12 @@ def share_memory(a: Array, b: Array) -> bool:
         return True
 
 
-def disjoint(arrays: Sequence[Array], paths: Sequence[str]) -> None:
-    """No two parameters share memory."""
+def disjoint(
+    arrays: Sequence[Array],
+    paths: Sequence[str],
+    else_: str = "its elements would be updated twice; pass each parameter once",
+) -> None:
+    """No two arrays share memory."""
     bounds = [np.lib.array_utils.byte_bounds(array) for array in arrays]
     order = sorted((i for i in range(len(arrays)) if arrays[i].size), key=lambda i: bounds[i])
     open_ones: list[int] = []
@@ -205,10 +209,7 @@ def disjoint(arrays: Sequence[Array], paths: Sequence[str]) -> None:
         open_ones = [k for k in open_ones if bounds[k][1] > bounds[i][0]]
         for k in open_ones:
             if share_memory(arrays[k], arrays[i]):
-                raise ValueError(
-                    f"{paths[i]} overlaps {paths[k]} in memory: its elements would be updated "
-                    "twice; pass each parameter once"
-                )
+                raise ValueError(f"{paths[i]} overlaps {paths[k]} in memory: {else_}")
         open_ones.append(i)
 
 
@@ -254,6 +255,40 @@ def gradient_overlap(path: str, array: Array, others: Iterable[tuple[str, Array]
                 f"{path} overlaps {name} in memory, which the step writes; pass a copy of the "
                 "gradient"
             )
+
+
+# ---- gradients that are to be zeroed -----------------------------------------------------------
+
+
+def is_array(path: str, leaf: object) -> None:
+    """An array, and not what an array was made of: zeros in that might be zeros in a copy."""
+    if not isinstance(leaf, np.ndarray):
+        raise TypeError(
+            f"{path} is {type(leaf).__name__} ({leaf!r:.60}), and zero_grads=True zeroes NumPy "
+            "arrays alone; pass an array, or set zero_grads=False"
+        )
+
+
+def read_only_gradient(path: str, array: Array) -> ValueError:
+    return ValueError(
+        f"{path} is a read-only {describe(array)}, which zero_grads=True cannot zero; pass a "
+        "writable array, or set zero_grads=False"
+    )
+
+
+def gradients_apart(paths: Sequence[str], leaves: Sequence[Array | None]) -> None:
+    """Zeroing one gradient, or an element of it, changes no other."""
+    found = [(path, array) for path, array in zip(paths, leaves, strict=True) if array is not None]
+    for path, array in found:
+        if array.size > 1 and overlaps_itself(array):
+            raise ValueError(
+                f"{path} overlaps itself (shape {array.shape}, strides {array.strides}): with "
+                "zero_grads=True an element would be zeroed before it is read; pass a copy"
+            )
+    arrays, names = [array for _, array in found], [path for path, _ in found]
+    disjoint(
+        arrays, names, "with zero_grads=True it would be zeroed before it is read; pass a copy"
+    )
 
 
 # ---- schedules ---------------------------------------------------------------------------------

@@ -39,6 +39,7 @@ cdef class Plan:
     cdef list averages
     cdef list copies
     cdef readonly int reason
+    cdef readonly bint exchanged
     cdef int bound
     # What a step does besides the update; averages move by average_weight towards parameters.
     cdef public bint zero_gradients
@@ -218,9 +219,11 @@ cdef class Plan:
                 row.fresh = False
 
     def exchange(self, int threads):
-        """Parameters and averages exchange their contents."""
+        """Parameters and averages exchange their contents, and `exchanged` says whether they
+        have: no interrupt comes between."""
         with nogil:
             instep_plan_exchange(self.plan, threads)
+        self.exchanged = not self.exchanged
 
     cdef void update(self, const instep_step_options *options) noexcept:
         if instep_plan_work(self.plan) < KEEP_GIL:

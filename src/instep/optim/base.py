@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 from instep import _check, _core, config
 from instep._check import Array
+from instep.optim.extras import Extras, zero
 from instep.optim.groups import Check, Group, Values, is_group_list
 from instep.optim.leaves import GRADIENT, RULES, Cohort, Leaf, Leaves, given, labels_of
 from instep.optim.norm import count_unusable, gradient_norm, unusable
@@ -36,7 +37,7 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_unlock_in_child)
 
 
-class Optimizer:
+class Optimizer(Extras):
     """What all optimizers share. Use a subclass: `SGD`, `RMSprop`, `Adam`, `AdamW`.
 
     A subclass names its hyperparameters, chooses the update rule of a group and computes the
@@ -63,12 +64,15 @@ class Optimizer:
         clip_norm: Any = None,
         clip_value: Any = None,
         nonfinite: str = "propagate",
+        ema_decay: Any = None,
+        ema_warmup: bool = False,
+        zero_grads: bool = False,
+        stats: bool = False,
         threads: int | None = None,
     ) -> None:
         self._clip_norm: Any
         self._clip_value: Any
         self._nonfinite: str
-        self._threads: int | None
         self.defaults = {**defaults, "maximize": maximize}
         self._buffers: list[Array] | None = None
         self._listed = is_group_list(params)
@@ -77,6 +81,10 @@ class Optimizer:
         self.clip_value = clip_value
         self.nonfinite = nonfinite
         self.threads = threads
+        self.ema_warmup, self.zero_grads, self.stats = ema_warmup, zero_grads, stats
+        self.ema_decay = ema_decay
+        if self._ema_warmup and ema_decay is None:
+            raise ValueError("ema_warmup=True needs ema_decay, which is None")
 
     def _begin(self, groups: Sequence[Any]) -> None:
         self._steady = _core.Steady()
@@ -134,8 +142,7 @@ class Optimizer:
             as if a list of groups had been given at first: "W" becomes "0.W".
         """
         with self._steady.lock:
-            if self._steady.stepping:
-                raise self._within_step("add_param_group")
+            self._refuse_within("add_param_group()")
             self._append_group(group)
             self._buffers = None
 
@@ -160,10 +167,7 @@ class Optimizer:
         present = self._leaves.all
         if listed and not self._listed:
             labels = labels_of(self._groups[0].structure, 0, listed)
-            present = [
-                Leaf(*label, leaf.parameter, leaf.state)
-                for label, leaf in zip(labels, present, strict=True)
-            ]
+            present = [leaf.renamed(*label) for label, leaf in zip(labels, present, strict=True)]
         members = range(len(present), len(present) + len(leaves))
         group = Group({**self.defaults, **options}, structure, members, self._checks, self._rule)
         self._steady.close()
@@ -186,11 +190,12 @@ class Optimizer:
         with self._steady.lock:
             if self._buffers is None:
                 self._buffers = [leaf.new_array(GRADIENT) for leaf in self._leaves.all]
-            trees = [
-                group.structure.build([self._buffers[i] for i in group.leaves])
-                for group in self._groups
-            ]
-            return trees if self._listed else trees[0]
+            return self._trees(self._buffers)
+
+    def _trees(self, arrays: Sequence[Any]) -> Any:
+        """The arrays, one per leaf, nested like the parameters."""
+        trees = [group.structure.build([arrays[i] for i in group.leaves]) for group in self._groups]
+        return trees if self._listed else trees[0]
 
     def _flatten(self, grads: Any) -> list[Any]:
         if grads is _NOT_GIVEN:
@@ -243,8 +248,7 @@ class Optimizer:
             flat = done
         steady = self._steady
         with steady.lock:
-            if steady.stepping:
-                raise self._within_step("step")
+            self._refuse_within("step()")
             try:
                 steady.stepping = True
                 steady.close()
@@ -264,6 +268,7 @@ class Optimizer:
         clip_norm, limit = self._clips(step)
         if type(grad_scale) is not float or grad_scale != 1.0:
             grad_scale = _check.positive("grad_scale", grad_scale)
+        self._prepare_extras(step)
         threads = self._threads or config.get_num_threads()
         gradients = self._leaves.bind(self._flatten(grads) if flat is None else flat)
 
@@ -282,15 +287,19 @@ class Optimizer:
                 if bad and policy == "raise":
                     raise unusable(self._leaves, counts)
                 if bad:
+                    if self._leaves.plan.zero_gradients:
+                        zero(gradients)
                     return StepReport(step, lr, False, norm, bad)
 
         leaves = self._leaves
         leaves.hand_over(self._coefficients)
         ceiling = _INFINITY if limit is None else limit
-        self._steady.step(leaves.plan, scale, ceiling, threads, 0.0)
+        measure = self._stats
+        self._steady.step(leaves.plan, scale, ceiling, threads, unscale if measure else 0.0)
+        stats = self._group_stats(gradients) if measure else None
         if clip_norm is None and limit is None and policy == "propagate":
             self._open_steady()
-        return _report(StepReport, (step + 1, lr, True, norm, bad))
+        return _report(StepReport, (step + 1, lr, True, norm, bad, stats))
 
     def _clips(self, step: int) -> tuple[float | None, float | None]:
         """clip_norm and clip_value at the step."""
@@ -315,14 +324,8 @@ class Optimizer:
         self._steady.open(plan, options, flatten, flat, StepReport, lr, threads or 0)
         # What another thread sets after this look at it closes the way itself.
         now = self._clip_norm, self._clip_value, self._nonfinite, self._threads
-        if now != (None, None, "propagate", threads):
+        if now != (None, None, "propagate", threads) or not self._extras_stay():
             self._steady.close()
-
-    def _within_step(self, method: str) -> RuntimeError:
-        return RuntimeError(
-            f"{method}() was called within a step of the same optimizer, by a schedule or by what "
-            "converts a gradient; call it between steps"
-        )
 
     # ---- state -----------------------------------------------------------------------------
 
@@ -386,6 +389,7 @@ class Optimizer:
     def __getstate__(self) -> tuple[Any, ...]:
         """For pickle and copy: with the parameters, in contrast to `state_dict`."""
         with self._steady.lock:
+            self._refuse_swapped("a copy")
             state = self.state_dict()
             groups = [dict(group.options) for group in self._groups]
             rest = {name: v for name, v in vars(self).items() if name not in _BEGUN}

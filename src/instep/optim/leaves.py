@@ -1,7 +1,7 @@
 """The parameter arrays of an optimizer: their states, step counts and this step's gradients."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,7 @@ _LINE = 64  # bytes of a cache line
 _PAGE = 4096
 _APART = 768  # bytes between streams within a page
 GRADIENT = 4  # the stream behind the parameter (0) and its states, three at most
+AVERAGE = 5
 _LARGE = 16 * _PAGE  # where a page more is nothing
 
 
@@ -39,6 +40,15 @@ class Leaf:
     grad_path: str
     parameter: Array
     state: dict[str, Array] = field(default_factory=dict)
+    average: Array | None = None
+
+    def renamed(self, name: str, path: str, grad_path: str) -> "Leaf":
+        return replace(self, name=name, path=path, grad_path=grad_path)
+
+    def new_average(self) -> Array:
+        average = self.new_array(AVERAGE)
+        average[...] = self.parameter
+        return average
 
     def new_array(self, stream: int) -> Array:
         """Zeros of the parameter's shape and dtype, dense in the parameter's memory order.
@@ -102,6 +112,7 @@ class Leaves:
         self.cohorts: list[Cohort] = []
         self.plan = _core.Plan([])
         self.partial = False
+        self.averaged = False  # there is an average of every parameter
 
     # ---- membership ------------------------------------------------------------------------
 
@@ -116,7 +127,9 @@ class Leaves:
         arrays = [leaf.parameter for leaf in leaves]
         _check.disjoint(arrays, [leaf.path for leaf in leaves])
         plan = _core.Plan(arrays)
+        averages = self._averages(leaves, self.averaged)
         self.all, self.plan = leaves, plan
+        self.set_averages(averages)
         self.replace_cohorts([*self.cohorts, cohort])
 
     def replace_cohorts(self, cohorts: list[Cohort]) -> None:
@@ -130,6 +143,33 @@ class Leaves:
                 self._allocate(cohort)
         self.plan.finish()
         self._set_cohorts(cohorts)
+
+    @staticmethod
+    def _averages(leaves: list[Leaf], on: bool) -> list[Array] | None:
+        """The averages that there are, and copies of the parameters where there are none."""
+        if not on:
+            return None
+        return [leaf.new_average() if leaf.average is None else leaf.average for leaf in leaves]
+
+    def average(self, on: bool) -> None:
+        """Keep averages from now on, or drop them."""
+        self.set_averages(self._averages(self.all, on))
+
+    def set_averages(self, averages: list[Array] | None) -> None:
+        """Keep these, one per leaf, or none."""
+        self.averaged = averages is not None
+        for i, leaf in enumerate(self.all):
+            leaf.average = averages[i] if averages is not None else None
+            self.plan.set_average(i, leaf.average)
+        self.plan.finish()
+
+    def check_exchange(self) -> None:
+        """Can parameters and averages change places?"""
+        if not self.averaged:
+            raise ValueError("there are no averages to swap; set ema_decay first")
+        for leaf in self.all:
+            if not leaf.parameter.flags.writeable:
+                raise _check.read_only(leaf.path, leaf.parameter)
 
     def _set_cohorts(self, cohorts: list[Cohort]) -> None:
         rows = [0] * len(self.all)
@@ -149,6 +189,8 @@ class Leaves:
             yield leaf.path, leaf.parameter
             for name, array in leaf.state.items():
                 yield f"state[{leaf.name!r}][{name!r}]", array
+            if leaf.average is not None:
+                yield f"ema[{leaf.name!r}]", leaf.average
 
     # ---- one step --------------------------------------------------------------------------
 
@@ -165,12 +207,20 @@ class Leaves:
             if self.plan.reason == _core.WRONG_SHAPE:
                 shape = leaf.parameter.shape
                 raise _check.gradient_shape(leaf.grad_path, gradients[stop], shape)
+            if self.plan.reason == _core.READ_ONLY_GRADIENT:
+                raise _check.read_only_gradient(leaf.grad_path, gradients[stop])
             if self.plan.reason == _core.MAY_OVERLAP:
                 _check.gradient_overlap(leaf.grad_path, gradients[stop], self.written())
                 trusted = stop
             else:
-                gradients[stop] = _check.gradient(leaf.grad_path, gradients[stop])
+                given = gradients[stop]
+                gradients[stop] = _check.gradient(leaf.grad_path, given)
+                if self.plan.zero_gradients:
+                    _check.is_array(leaf.grad_path, given)
             stop = self.plan.bind_from(gradients, stop, trusted)
+        if stop == _core.MAY_SHARE:
+            _check.gradients_apart([leaf.grad_path for leaf in self.all], gradients)
+            stop = self.plan.trust_apart()
         self.partial = stop != _ALL_BOUND
         self._mark_active(gradients)
         return gradients

@@ -11,6 +11,10 @@ class StepOptions(TypedDict, total=False):
     clip_norm: Any
     clip_value: Any
     nonfinite: Literal["propagate", "skip", "raise"]
+    ema_decay: Any
+    ema_warmup: bool
+    zero_grads: bool
+    stats: bool
     threads: int | None
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from instep._check import Array
 from instep.optim.groups import Checked
-from instep.optim.leaves import RULES, Cohort, Leaf, given
+from instep.optim.leaves import AVERAGE, RULES, Cohort, Leaf, given
 
 if TYPE_CHECKING:
     from instep.optim.base import Optimizer
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 VERSION = 1
 _MOST_STEPS = 2**62  # far below where the core's int64 ends
-_OPTIONS = ("clip_norm", "clip_value", "nonfinite")
+_OPTIONS = ("clip_norm", "clip_value", "nonfinite", "ema_decay", "ema_warmup", "zero_grads")
+_LATER_OPTIONS = {"ema_decay", "ema_warmup", "zero_grads"}  # first snapshots had none of these
 _KEYS = ("version", "optimizer", "steps", "state", "param_groups", "options")
 
 
@@ -53,7 +54,19 @@ def save(opt: Optimizer) -> dict[str, Any]:
                 }
                 for name, entry in opt.state.items()
             },
+            "ema": _averages(opt),
         }
+
+
+def _averages(opt: Optimizer) -> dict[str, Array]:
+    """Copies of the averages, which within `swap_ema` are where the parameters were."""
+    leaves = opt._leaves
+    arrays = [leaf.parameter if leaves.plan.exchanged else leaf.average for leaf in leaves.all]
+    return {
+        leaf.name: array.copy(order="K")
+        for leaf, array in zip(leaves.all, arrays, strict=True)
+        if array is not None and leaves.averaged
+    }
 
 
 def _fixed(value: Any) -> Any:
@@ -64,13 +77,13 @@ def _fixed(value: Any) -> Any:
 def load(opt: Optimizer, state: Mapping[str, Any], strict: bool) -> LoadReport:
     """Check everything, then replace: a failed load changes nothing."""
     with opt._steady.lock:
-        if opt._steady.stepping:
-            raise opt._within_step("load_state_dict")
+        opt._refuse_within("load_state_dict()")
         steps = _check_header(opt, state)
         restoration = _restoration(opt, state["param_groups"], state["options"])
         groups = _checked_groups(opt, restoration.options[:-1])
         options = _checked_options(opt, restoration.options[-1])
         report = _names(opt, state)
+        averages, report = _loaded_averages(opt, state, report, options["ema_decay"] is not None)
         if strict and (report.missing or report.unexpected):
             raise ValueError(
                 f"the state does not fit the parameters: missing {list(report.missing)}, "
@@ -88,6 +101,7 @@ def load(opt: Optimizer, state: Mapping[str, Any], strict: bool) -> LoadReport:
         restoration.apply()
         for group, (values, checked) in zip(opt._groups, groups, strict=True):
             group.replace(values, checked)
+        opt._leaves.set_averages(averages)
         for name, value in options.items():
             setattr(opt, name, value)
         for i, leaf in enumerate(opt._leaves.all):
@@ -139,8 +153,9 @@ def _restoration(opt: Optimizer, groups: Any, options: Any) -> Restoration:
         wanted = set(opt._checks)
         if not isinstance(group, Mapping) or set(group) - {"params"} != wanted:
             raise ValueError(f"a group of the state_dict needs {sorted(wanted)}, got {group!r}")
-    if not isinstance(options, Mapping) or set(options) != set(_OPTIONS):
+    if not isinstance(options, Mapping) or set(options) | _LATER_OPTIONS != set(_OPTIONS):
         raise ValueError(f"'options' of the state_dict needs {list(_OPTIONS)}, got {options!r}")
+    options = {name: getattr(opt, name) for name in _LATER_OPTIONS} | dict(options)
     present: list[Options] = [
         {name: group.options.get(name) for name in opt._checks} for group in opt._groups
     ]
@@ -166,6 +181,7 @@ def _names(opt: Optimizer, state: Mapping[str, Any]) -> LoadReport:
     """Parameters that the saved optimizer did not have, and the other way round."""
     saved = {name for group in state["param_groups"] for name in group.get("params", ())}
     saved |= set(state["state"])
+    saved |= set(_saved_averages(state))
     present = [leaf.name for leaf in opt._leaves.all]
     return LoadReport(
         tuple(name for name in present if name not in saved),
@@ -186,20 +202,56 @@ def _checked_entry(opt: Optimizer, leaf: Leaf, entry: Any) -> tuple[int, dict[st
             continue
         if name not in known:
             raise ValueError(f"{where} has a state {name!r}; known: {sorted(known)}")
-        array = np.asarray(value)
-        if array.dtype.kind != "f":
-            raise TypeError(f"{where}[{name!r}] must be floating-point, got {array.dtype}")
-        if array.shape != leaf.parameter.shape:
-            raise ValueError(
-                f"{where}[{name!r}] has shape {array.shape}, the parameter {leaf.parameter.shape}"
-            )
-        states[name] = leaf.new_array(1 + len(states))
-        with np.errstate(over="ignore"):
-            states[name][...] = array
+        states[name] = _checked_array(f"{where}[{name!r}]", leaf, value, 1 + len(states))
     steps = _count(f"{where}['step']", entry["step"])
     if set(states) not in complete and (states or steps):
         raise ValueError(f"{where} has the states {sorted(states)} alone; known: {sorted(known)}")
     return steps, states
+
+
+def _checked_array(where: str, leaf: Leaf, value: Any, stream: int) -> Array:
+    """A copy in the layout that the core wants."""
+    array = np.asarray(value)
+    if array.dtype.kind != "f":
+        raise TypeError(f"{where} must be floating-point, got {array.dtype}")
+    if array.shape != leaf.parameter.shape:
+        raise ValueError(f"{where} has shape {array.shape}, the parameter {leaf.parameter.shape}")
+    new = leaf.new_array(stream)
+    with np.errstate(over="ignore"):
+        new[...] = array
+    return new
+
+
+def _saved_averages(state: Mapping[str, Any]) -> Mapping[str, Any]:
+    averages = state.get("ema", {})  # first snapshots had none
+    if not isinstance(averages, Mapping):
+        raise TypeError(f"'ema' must be a dict, got {type(averages).__name__}")
+    return averages
+
+
+def _loaded_averages(
+    opt: Optimizer, state: Mapping[str, Any], report: LoadReport, on: bool
+) -> tuple[list[Array] | None, LoadReport]:
+    """The averages as they will be, if they will be `on`, and the report with what they lack.
+
+    As with states: a parameter that the snapshot does not know keeps what it has, one that it
+    knows without an average starts anew."""
+    saved, leaves = _saved_averages(state), opt._leaves.all
+    if not on:
+        extra = [f"ema[{leaf.name!r}]" for leaf in leaves if leaf.name in saved]
+        return None, LoadReport(report.missing, (*report.unexpected, *extra))
+    averages, missing = [], []
+    for leaf in leaves:
+        if leaf.name in saved:
+            where = f"ema[{leaf.name!r}]"
+            averages.append(_checked_array(where, leaf, saved[leaf.name], AVERAGE))
+        elif leaf.name in report.missing and leaf.average is not None:
+            averages.append(leaf.average)
+        else:
+            averages.append(leaf.new_average())
+            if leaf.name not in report.missing:
+                missing.append(f"ema[{leaf.name!r}]")
+    return averages, LoadReport((*report.missing, *missing), report.unexpected)
 
 
 def _cohorts(opt: Optimizer, entries: Mapping[int, tuple[int, Any]]) -> list[Cohort]:
