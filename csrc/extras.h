@@ -110,11 +110,19 @@ static void FN(measure_gradient)(FN(lanes) * lanes, const instep_leaf *leaf, siz
 static void FN(add_changes)(double *restrict lanes, const REAL *restrict after,
                             const REAL *restrict before, size_t n)
 {
-    for (size_t i = 0; i < n; i += INSTEP_LANES)
-        for (size_t j = 0; j < INSTEP_LANES && i + j < n; ++j) {
+    double lane[INSTEP_LANES];
+    size_t i = 0;
+    memcpy(lane, lanes, sizeof lane);
+    for (; i + INSTEP_LANES <= n; i += INSTEP_LANES)
+        for (size_t j = 0; j < INSTEP_LANES; ++j) {
             const double change = (double)after[i + j] - (double)before[i + j];
-            lanes[j] += change * change;
+            lane[j] += change * change;
         }
+    for (size_t j = 0; i + j < n; ++j) {
+        const double change = (double)after[i + j] - (double)before[i + j];
+        lane[j] += change * change;
+    }
+    memcpy(lanes, lane, sizeof lane);
 }
 
 static void FN(measure_parameter)(FN(lanes) * lanes, const REAL *after, const REAL *before,
