@@ -1,5 +1,6 @@
 """What the tests share: instruction sets, guarded arrays of every layout, seeded randomness."""
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -21,6 +22,17 @@ TOLERANCE = {np.dtype(np.float32): 2e-5, np.dtype(np.float64): 1e-11}
 SIZES = [0, 1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 33, 63, 64, 65, 127, 129, 1000, 4099]
 GUARD = 0xA5
 GUARD_BYTES = 256
+
+
+@contextlib.contextmanager
+def on_isa(name):
+    """Compute with the kernels of this instruction set."""
+    before = instep.isa()
+    assert _core.select_isa(name)
+    try:
+        yield
+    finally:
+        _core.select_isa(before)
 
 
 # ---- fixtures --------------------------------------------------------------------------------
@@ -184,6 +196,17 @@ def assert_close_to_twin(opt, params, starts, expected, expected_states, names=N
             assert error < tolerance, f"{names[k]}.{key}: {error:.2g}"
 
 
+def average_error(found, expected, start, decay):
+    """Error of an average in units of what docs/math.md allows: that of the parameters, and half
+    a unit in the last place of its size per step, of which 1 / (1 - decay) add up."""
+    if found.size == 0:
+        return 0.0
+    way = np.max(np.abs(expected - np.asarray(start, np.float64)))
+    size = max(np.max(np.abs(expected)), np.max(np.abs(start)))
+    bound = TOLERANCE[found.dtype] * way + np.finfo(found.dtype).eps * size / (1 - decay)
+    return float(np.max(np.abs(found.astype(np.float64) - expected)) / bound)
+
+
 def bits(array):
     """The elements' bytes in C order, whatever the layout."""
     return np.asarray(array).tobytes()
@@ -195,7 +218,8 @@ def everything(opt, *arrays):
         name: {key: bits(v) if key != "step" else v for key, v in entry.items()}
         for name, entry in opt.state.items()
     }
-    return opt.steps, [bits(a) for a in arrays], states
+    averages = None if opt.ema is None else [bits(average) for average in leaves(opt.ema)]
+    return opt.steps, [bits(a) for a in arrays], states, averages
 
 
 def tiny_problem(seed=0, steps=8, dtype=np.float32):

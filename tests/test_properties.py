@@ -1,16 +1,13 @@
 """Hypothesis drives shapes, strides, dtypes, missing gradients and hyperparameters."""
 
-import contextlib
-
 import numpy as np
 import reference
-from conftest import DTYPES, ISAS, LAYOUTS, TOLERANCE, Guarded, bits, everything
+from conftest import DTYPES, ISAS, LAYOUTS, TOLERANCE, Guarded, bits, everything, on_isa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import instep
-from instep import _core
 
 SETTINGS = settings(max_examples=150, deadline=None, derandomize=True)
 STEPS = 8
@@ -78,14 +75,6 @@ CLASSES = {
     "adam": instep.Adam,
     "adamw": instep.AdamW,
 }
-
-
-@contextlib.contextmanager
-def on_isa(name):
-    before = instep.isa()
-    _core.select_isa(name)
-    yield
-    _core.select_isa(before)
 
 
 def close(found, expected, scale):
