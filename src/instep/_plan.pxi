@@ -218,9 +218,9 @@ cdef class Plan:
                 row.steps += 1
                 row.fresh = False
 
-    def exchange(self, int threads):
-        """Parameters and averages exchange their contents, and `exchanged` says whether they
-        have: no interrupt comes between."""
+    cdef exchange(self, int threads):
+        """Parameters and averages exchange their contents."""
+        threads = threads if threads > 0 else default_threads
         with nogil:
             instep_plan_exchange(self.plan, threads)
         self.exchanged = not self.exchanged
@@ -320,6 +320,51 @@ cdef class Steady:
         0."""
         plan.step(scale, limit, threads if threads > 0 else default_threads, measured_scale)
         self.steps += 1
+
+
+@cython.auto_pickle(False)
+cdef class Exchange:
+    """The context in which parameters and averages of a plan have changed places.
+
+    Python runs handlers of signals, which may raise, between any two of its instructions, also in
+    a ``finally``; here it does not, so an interrupt comes before an exchange or after it.
+
+    `prepare()` checks that they may and returns the plan."""
+
+    cdef Steady steady
+    cdef object prepare
+    cdef int threads
+    cdef Plan plan
+
+    def __init__(self, Steady steady, prepare, int threads):
+        self.steady = steady
+        self.prepare = prepare
+        self.threads = threads
+
+    def __enter__(self):
+        cdef Plan plan
+        lock = self.steady.lock
+        lock.acquire()
+        try:
+            plan = self.prepare()
+            self.steady.close()
+            self.plan = plan
+            plan.exchange(self.threads)
+        finally:
+            lock.release()
+
+    def __exit__(self, kind, value, trace):
+        lock, interrupt = self.steady.lock, None
+        while True:
+            try:
+                lock.acquire()
+                break
+            except BaseException as error:  # while another thread held it
+                interrupt = error
+        self.plan.exchange(self.threads)
+        lock.release()
+        if interrupt is not None:
+            raise interrupt
 
 
 # How many threads a step may take where its optimizer does not say.

@@ -1,11 +1,10 @@
 """What a step does besides the update: averages of the parameters, zeroed gradients, statistics."""
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
-from instep import _check, _core, config
+from instep import _check, _core
 from instep.optim.groups import Group
 from instep.optim.leaves import Leaves
 from instep.optim.options import Option
@@ -52,8 +51,7 @@ class Extras:
                 return None
             return self._trees([leaf.average for leaf in self._leaves.all])
 
-    @contextmanager
-    def swap_ema(self) -> Iterator[None]:
+    def swap_ema(self) -> _core.Exchange:
         """``with opt.swap_ema():`` exchange parameters and averages, in place, for an evaluation.
 
         At the end, also of one that raises, they are exchanged back. Meanwhile `ema` shows the
@@ -82,21 +80,12 @@ class Extras:
         >>> w
         array([8., 8.])
         """
-        plan = self._leaves.plan
-        mine = False
-        try:
-            with self._steady.lock:
-                self._refuse_within("swap_ema()")
-                self._leaves.check_exchange()
-                self._steady.close()
-                plan = self._leaves.plan
-                mine = True  # an interrupt may come at any moment; the exchange itself has none
-                plan.exchange(self._threads or config.get_num_threads())
-            yield
-        finally:
-            if mine and plan.exchanged:
-                with self._steady.lock:
-                    plan.exchange(self._threads or config.get_num_threads())
+        return _core.Exchange(self._steady, self._to_exchange, self._threads or 0)
+
+    def _to_exchange(self) -> _core.Plan:
+        self._refuse_within("swap_ema()")
+        self._leaves.check_exchange()
+        return self._leaves.plan
 
     def _keep_averages(self, on: bool) -> None:
         with self._steady.lock:
