@@ -13,7 +13,7 @@ enum {
 
 static intptr_t *gradient_axes(const instep_leaf *leaf) { return leaf->shape + 3 * leaf->ndim; }
 
-/* As the gradient that is known was given. */
+/* As the gradient was given. */
 static intptr_t *gradient_strides(const instep_leaf *leaf) { return leaf->shape + 5 * leaf->ndim; }
 
 static intptr_t *state_axes(const instep_leaf *leaf, int state)
@@ -160,7 +160,7 @@ int instep_plan_finish(instep_plan *plan)
     plan->ranges = plan->averaged = 0;
     for (int i = 0; i < plan->leaves; ++i) {
         instep_leaf *leaf = &plan->leaf[i];
-        leaf->known = 0; /* what was found clear may not be any more */
+        leaf->clear = 0; /* what was found clear may not be any more */
         if (leaf->size == 0) continue;
         plan->averaged += leaf->averaged ? leaf->size : 0;
         note_range(plan, &leaf->parameter, leaf->size);
@@ -188,13 +188,12 @@ static int meets(const instep_plan *plan, uintptr_t low, uintptr_t high)
     return below > 0 && plan->reach[below - 1] > low;
 }
 
-/* Is it where the last one of the leaf was, which is known to be clear? */
-static int is_known(const instep_leaf *leaf, const instep_array *gradient)
+/* Does it lie as the last one of the leaf? */
+static int lies_as_before(const instep_leaf *leaf, const instep_array *gradient)
 {
     const intptr_t *strides = gradient_strides(leaf);
-    if (!leaf->known || gradient->data != leaf->gradient.data ||
-        gradient->dtype != (instep_dtype)leaf->gradient.dtype)
-        return 0;
+    if (gradient->data != leaf->gradient.data) return 0;
+    if (gradient->dtype != (instep_dtype)leaf->gradient.dtype) return 0;
     for (int axis = 0; axis < leaf->ndim; ++axis)
         if (gradient->strides[axis] != strides[axis]) return 0;
     return 1;
@@ -212,18 +211,18 @@ int instep_plan_set_gradient(instep_plan *plan, int index, const instep_array *g
     if (gradient->ndim != leaf->ndim) return 1;
     for (int axis = 0; axis < leaf->ndim; ++axis)
         if (gradient->shape[axis] != leaf->shape[axis]) return 1;
-    if (!is_known(leaf, gradient)) {
-        plan->apart = leaf->known = 0;
+    if (!lies_as_before(leaf, gradient)) {
+        plan->apart = leaf->clear = 0;
         leaf->gradient = instep_view_of(gradient, leaf->order, gradient_axes(leaf));
         for (int axis = 0; axis < leaf->ndim; ++axis)
             gradient_strides(leaf)[axis] = gradient->strides[axis];
-        if (!trusted && leaf->size > 0) {
-            uintptr_t low, high;
-            instep_view_range(&leaf->gradient, leaf->size, &low, &high);
-            if (meets(plan, low, high)) return 2;
-        }
-        leaf->known = 1;
     }
+    if (!leaf->clear && !trusted && leaf->size > 0) {
+        uintptr_t low, high;
+        instep_view_range(&leaf->gradient, leaf->size, &low, &high);
+        if (meets(plan, low, high)) return 2;
+    }
+    leaf->clear = 1;
     leaf->active = 1;
     plan->active += leaf->size;
     return 0;

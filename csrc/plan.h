@@ -17,7 +17,7 @@ typedef struct {
     int32_t row;
     int16_t rule;
     uint8_t ndim, states, bits, active, averaged, copied;
-    uint8_t known; /* the gradient last bound is clear of what the plan writes */
+    uint8_t clear; /* the last gradient is known to be clear of what the plan writes */
 } instep_leaf;
 
 typedef struct {

@@ -264,8 +264,8 @@ def is_array(path: str, leaf: object) -> None:
     """An array, and not what an array was made of: zeros in that might be zeros in a copy."""
     if not isinstance(leaf, np.ndarray):
         raise TypeError(
-            f"{path} is {type(leaf).__name__} ({leaf!r:.60}), and zero_grads=True zeroes NumPy "
-            "arrays alone; pass an array, or set zero_grads=False"
+            f"{path} is {type(leaf).__name__}, and zero_grads=True zeroes NumPy arrays alone; pass "
+            "an array, or set zero_grads=False"
         )
 
 
