@@ -66,8 +66,12 @@ def check(opt, step, times=200, slack=SLACK):
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize(
     "options",
-    [{}, {"clip_norm": 1.0, "clip_value": 0.5, "nonfinite": "skip"}],
-    ids=["plain", "clip"],
+    [
+        {},
+        {"clip_norm": 1.0, "clip_value": 0.5, "nonfinite": "skip"},
+        {"ema_decay": 0.9, "zero_grads": True},
+    ],
+    ids=["plain", "clip", "extras"],
 )
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_steps(name, options, threads, dtype):
