@@ -1,5 +1,5 @@
-.PHONY: dev test test-isa parity lint format test-c asan tsan test-aarch64 digits pictures bench bench-loss verdict \
-    range-test wheel clean
+.PHONY: dev test test-isa parity lint format test-c asan tsan test-aarch64 digits pictures bench bench-loss bench-pipeline \
+    verdict range-test wheel clean
 
 dev:      ; python -m pip install -e ".[test,demo,lint]"
 test:     ; python -m pytest
@@ -15,6 +15,7 @@ digits:   ; python examples/digits.py
 pictures: ; python docs/draw.py
 bench:    ; python -m benchmarks
 bench-loss: ; python -m benchmarks.bench_loss
+bench-pipeline: ; python -m benchmarks.bench_pipeline
 verdict:  ; python -m benchmarks.verdict
 range-test: ; python -m benchmarks.range_test
 wheel:    ; python -m build
