@@ -241,6 +241,12 @@ class Optimizer:
             if type(done) is StepReport:
                 return done
             flat = done
+        return self._locked_step(grads, flat, grad_scale, None)
+
+    def _locked_step(
+        self, grads: Any, flat: list[Any] | None, grad_scale: float, policy: str | None
+    ) -> StepReport:
+        """The long way, one at a time. `policy` stands for `nonfinite` in this step, if given."""
         steady = self._steady
         with steady.lock:
             if steady.stepping:
@@ -250,12 +256,14 @@ class Optimizer:
                 steady.close()
                 if flat is not None and len(flat) != len(self._leaves.all):
                     flat = None  # another thread added a group
-                return self._step(grads, flat, grad_scale)
+                return self._step(grads, flat, grad_scale, policy or self._nonfinite)
             finally:
                 steady.stepping = False
 
-    def _step(self, grads: Any, flat: list[Any] | None, grad_scale: float) -> StepReport:
-        """The long way. `flat`: the leaves of `grads`, if they have been collected."""
+    def _step(
+        self, grads: Any, flat: list[Any] | None, grad_scale: float, policy: str
+    ) -> StepReport:
+        """`flat`: the leaves of `grads`, if they have been collected."""
         step = self.steps
         for group in self._groups:
             if group.scheduled or group.options.changed:
@@ -269,7 +277,6 @@ class Optimizer:
 
         scale = unscale = 1.0 / grad_scale
         norm = bad = None
-        policy = self._nonfinite
         if clip_norm is not None or policy != "propagate":
             raw_norm, bad = gradient_norm(self._leaves, gradients, threads)
             norm = raw_norm * unscale
