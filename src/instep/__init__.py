@@ -19,6 +19,7 @@ from instep.optim import StepReport as StepReport
 if TYPE_CHECKING:
     from instep import plots as plots
     from instep import schedules as schedules
+    from instep.loss_scale import LossScaler as LossScaler
     from instep.lr_range import LRRangeTest as LRRangeTest
     from instep.lr_range import lr_range_test as lr_range_test
     from instep.recommendation import Recommendation as Recommendation
@@ -35,6 +36,7 @@ __all__ = [
     "Diagnosis",
     "LRRangeTest",
     "LoadReport",
+    "LossScaler",
     "RMSprop",
     "Recommendation",
     "StepReport",
@@ -55,6 +57,7 @@ __all__ = [
 _LATE = {
     "Diagnosis": "verdict",
     "LRRangeTest": "lr_range",
+    "LossScaler": "loss_scale",
     "Recommendation": "recommendation",
     "diagnose": "verdict",
     "lr_range_test": "lr_range",
