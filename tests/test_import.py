@@ -7,7 +7,7 @@ import instep
 
 PROGRAM = """
 import sys, instep
-late = {"plots", "lr_range", "verdict", "recommendation", "schedules"}
+late = {"plots", "lr_range", "verdict", "recommendation", "schedules", "checkpoint"}
 print(sorted(name for name in late if f"instep.{name}" in sys.modules))
 """
 
