@@ -128,7 +128,7 @@ def empty(entry: Entry, size: int, in_order: bool) -> Array:
 def bytes_of(array: Array) -> memoryview:
     """The memory of an array in C or Fortran order."""
     if array.nbytes == 0:
-        return memoryview(b"")
+        return memoryview(bytearray())
     return memoryview(array.ravel(order="K").view(np.uint8))  # type: ignore[arg-type]
 
 

@@ -88,7 +88,7 @@ def save(
     -----
     Values come back equal and of the same type: tuples as tuples, NumPy scalars as such, arrays
     with dtype and order of memory, int and float exactly. Subclasses come back as their base:
-    a named tuple as a tuple, an OrderedDict as a dict, a matrix or memmap as an array. An array or
+    a named tuple as a tuple, an OrderedDict as a dict, a memmap as an array. An array or
     a schedule that stands in several places is written once, and comes back as one object.
 
     The temporary file is named like ``.model.npz.0f3a55c1d2e46b78.instep-tmp``. One that a killed
@@ -205,6 +205,7 @@ def _check_version(document: Document) -> None:
 def _entry(noted: Mapping[str, Any]) -> Entry:
     entry = Entry(**noted)
     entry.shape = tuple(entry.shape)
+    entry.dtype = Decoder([], []).decode(entry.dtype)  # of records it is a list of tuples
     return entry
 
 
