@@ -20,7 +20,7 @@ from test_schedules_resume import RATES, problem
 
 import instep
 from instep import _checkpoint_tree as tree
-from instep.schedules import CosineAnnealing, ReduceOnPlateau, Warmup
+from instep.schedules import ReduceOnPlateau, Warmup
 
 ml_dtypes = pytest.importorskip("ml_dtypes")
 safetensors_numpy = pytest.importorskip("safetensors.numpy")
