@@ -2,13 +2,18 @@
 
 import dataclasses
 import math
+from importlib.util import find_spec
 
 import numpy as np
 
 import instep
 from instep import _atomic
 
-SUFFIXES = [".npz", ".safetensors"]
+try:
+    import ml_dtypes
+except ImportError:
+    ml_dtypes = None
+SUFFIXES = [".npz"] + [".safetensors"] * (find_spec("safetensors") is not None)
 
 
 def memory_order(array):

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from checkpoint_common import SUFFIXES
 
 import instep
 from instep import _atomic
 
-SUFFIXES = [".npz", ".safetensors"]
 SIZE = 100_000  # float32 elements, changing by up to a half
 
 

@@ -3,13 +3,21 @@
 import json
 import os
 import random
+import sys
 import zipfile
 from collections import OrderedDict, namedtuple
 from pathlib import Path
 
 import numpy as np
 import pytest
-from checkpoint_common import SUFFIXES, assert_same, small_optimizer, temporary_files, through_file
+from checkpoint_common import (
+    SUFFIXES,
+    assert_same,
+    ml_dtypes,
+    small_optimizer,
+    temporary_files,
+    through_file,
+)
 from conftest import copy_tree, everything, leaves, tiny_problem
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -22,8 +30,7 @@ import instep
 from instep import _checkpoint_tree as tree
 from instep.schedules import ReduceOnPlateau, Warmup
 
-ml_dtypes = pytest.importorskip("ml_dtypes")
-safetensors_numpy = pytest.importorskip("safetensors.numpy")
+needs_ml_dtypes = pytest.mark.skipif(ml_dtypes is None, reason="needs ml_dtypes")
 
 
 @pytest.fixture(params=SUFFIXES)
@@ -162,7 +169,7 @@ VALUES = {
         np.datetime64("2026-01-02T03:04"),
         np.timedelta64(5, "s"),
         np.array([(1, 2.5)], "i4,f8")[0],
-        ml_dtypes.bfloat16(1.5),
+        *([ml_dtypes.bfloat16(1.5)] if ml_dtypes else []),
     ],
     "schedules": JSON_SCHEDULES,
 }
@@ -177,7 +184,8 @@ DTYPE_NAMES = "? b B h H i I l L e f d g F D G S3 U2 V5 M8[ns] m8[s] >f8 >i2 >c8
 RECORD = np.dtype([("ä", "<i4"), (("title", "b"), ">f8", (2, 3)), ("c", [("d", "S2")])])
 ALIGNED = np.dtype([("a", "i1"), ("b", "f8")], align=True)
 DTYPES = [*map(np.dtype, DTYPE_NAMES), RECORD, ALIGNED, np.dtype("U0"), np.dtype("V0")]
-EXTENSIONS = [np.dtype(getattr(ml_dtypes, n)) for n in ("bfloat16", "float8_e4m3fn", "int4")]
+ADDED = ["bfloat16", "float8_e4m3fn", "int4"] if ml_dtypes else []
+EXTENSIONS = [np.dtype(getattr(ml_dtypes, name)) for name in ADDED]
 
 
 def filled(shape, dtype, rng):
@@ -288,6 +296,7 @@ def test_the_deepest_nesting(path):
 # ---- files -----------------------------------------------------------------------------------
 
 
+@needs_ml_dtypes
 def test_numpy_reads_the_arrays(tmp_path):
     opt, w = small_optimizer()
     extra = {"w": w, "f": np.asfortranarray(np.ones((2, 3))), "b": np.ones(2, ml_dtypes.bfloat16)}
@@ -304,7 +313,9 @@ def test_numpy_reads_the_arrays(tmp_path):
     assert zipfile.ZipFile(tmp_path / "model.npz").testzip() is None
 
 
+@needs_ml_dtypes
 def test_safetensors_reads_the_arrays(tmp_path):
+    safetensors_numpy = pytest.importorskip("safetensors.numpy")
     opt, w = small_optimizer()
     extra = {"w": w, "f": np.asfortranarray(np.arange(6.0).reshape(2, 3))}
     path = tmp_path / "model.safetensors"
@@ -324,13 +335,14 @@ def test_names_of_members_are_safe_and_unique(path):
     if path.suffix == ".npz":
         names = zipfile.ZipFile(path).namelist()
     else:
-        names = list(safetensors_numpy.load_file(path))
+        names = list(pytest.importorskip("safetensors.numpy").load_file(path))
     assert len(set(names)) == len(names)
     for name in names:
         assert not {"..", ".", ""} & set(name.split("/")) and "\\" not in name and ":" not in name
 
 
 def test_the_suffix_chooses_the_format_and_none_is_added(tmp_path):
+    pytest.importorskip("safetensors")
     for name, magic in [("a.npz", b"PK"), ("a.ckpt", b"PK"), ("a", b"PK"), ("a.safetensors", b"")]:
         instep.save(str(tmp_path / name), {}, a=np.ones(2))
         start = (tmp_path / name).read_bytes()[:9]
@@ -342,7 +354,8 @@ def test_the_suffix_chooses_the_format_and_none_is_added(tmp_path):
 
 def test_kinds_of_paths(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for path in ("plain", Path("as_path"), b"bytes", "x" * 250 + ".npz", "\udcff", "ü 😀.npz"):
+    paths = ["plain", Path("as_path"), b"bytes", "x" * 250 + ".npz", "ü 😀.npz"]
+    for path in paths + ["\udcff"] * (sys.platform == "linux"):
         instep.save(path, {}, a=1)
         assert instep.load(path).extra == {"a": 1}
     assert temporary_files(tmp_path) == []

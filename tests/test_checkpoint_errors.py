@@ -16,11 +16,8 @@ from checkpoint_common import SUFFIXES, assert_same, small_optimizer
 from conftest import everything, run_python
 
 import instep
-from instep import CheckpointError, _checkpoint_arrays
+from instep import CheckpointError
 from instep.schedules import Lambda, Schedule, Warmup
-
-pytest.importorskip("ml_dtypes")
-safetensors = pytest.importorskip("safetensors")
 
 
 @pytest.fixture(params=SUFFIXES)
@@ -31,7 +28,6 @@ def path(request, tmp_path):
 # ---- saving ----------------------------------------------------------------------------------
 
 own = np.dtype([("a", "f4"), ("b", "O")])
-half_own = np.dtype([("a", "f4"), ("b", _checkpoint_arrays.dtype_of("ml_dtypes.bfloat16"))])
 overlapping = np.dtype({"names": ["a", "b"], "formats": ["f4", "f4"], "offsets": [0, 2]})
 cycle = []
 cycle.append([cycle])
@@ -56,7 +52,6 @@ REFUSED = {
     "masked": (np.ma.array([1.0], mask=[1]), r"extra\['value'\] is a masked array.*\.mask"),
     "objects": (np.array([{}]), r"extra\['value'\] is an array of dtype object.*without pickle"),
     "record": (np.zeros(2, own), r"is an array of dtype \[\('a'"),
-    "record of bfloat16": (np.zeros(2, half_own), r"is an array of dtype \[\('a'"),
     "overlapping fields": (np.zeros(2, overlapping), r"is an array of dtype \{"),
     "strings": (np.array(["a"], np.dtypes.StringDType()), r"StringDType.*\.astype\('U'\)"),
     "optimizer": (small_optimizer()[0], r"extra\['value'\] is instep\.optim\.sgd\.SGD"),
@@ -87,6 +82,12 @@ def test_what_has_an_array_is_told_to_become_one(path):
             return np.ones(2)
 
     refused(path, TypeError, r"Tensor .*numpy\.asarray", Tensor())
+
+
+def test_bfloat16_within_a_record(path):
+    """NumPy's own files would make nameless bytes of it."""
+    dtype = np.dtype([("a", "f4"), ("b", pytest.importorskip("ml_dtypes").bfloat16)])
+    refused(path, TypeError, r"is an array of dtype \[\('a'", np.zeros(2, dtype))
 
 
 @pytest.mark.parametrize("value", [cycle, deep], ids=["cycle", "deep"])
@@ -159,7 +160,7 @@ def test_every_length(saved):
     assert not damaged_or_equal(path, data, expected)
 
 
-@pytest.mark.parametrize("flip", [0x01, 0x20, 0x80, 0xFF], ids=hex)
+@pytest.mark.parametrize("flip", [0x01, 0xFF], ids=hex)
 def test_every_byte(saved, flip):
     """Nearly all are noticed; dates in a ZIP archive and the like mean nothing."""
     path, data, expected = saved
@@ -216,6 +217,7 @@ def test_errors_of_the_system_are_not_called_damage(path, monkeypatch):
 
 
 def test_foreign_files(tmp_path):
+    pytest.importorskip("safetensors")
     np.savez(tmp_path / "a.npz", a=np.ones(3))
     np.save(tmp_path / "a.npy", np.ones(3))
     (tmp_path / "a.pickle").write_bytes(pickle.dumps({"a": 1}))
@@ -343,7 +345,7 @@ def test_nothing_is_unpickled(tmp_path):
 
 
 @dataclass(frozen=True)
-class Halving(Schedule):
+class Tapering(Schedule):
     lr: float
     every: int
 
@@ -353,21 +355,21 @@ class Halving(Schedule):
 
 def test_a_schedule_class_of_your_own(path, monkeypatch):
     """It comes back where its module has been imported."""
-    opt = instep.SGD(np.ones(2), lr=Halving(0.5, 3))
-    instep.save(path, opt, other=Warmup(Halving(0.1, 2), 4))
+    opt = instep.SGD(np.ones(2), lr=Tapering(0.5, 3))
+    instep.save(path, opt, other=Warmup(Tapering(0.1, 2), 4))
     checkpoint = instep.load(path)
-    assert checkpoint.state_dict["param_groups"][0]["lr"] == Halving(0.5, 3)
-    assert checkpoint.extra["other"] == Warmup(Halving(0.1, 2), 4)
-    monkeypatch.delitem(Schedule._known, "Halving")
-    match = rf"a schedule 'Halving' of the module '{__name__}'; import the module"
+    assert checkpoint.state_dict["param_groups"][0]["lr"] == Tapering(0.5, 3)
+    assert checkpoint.extra["other"] == Warmup(Tapering(0.1, 2), 4)
+    monkeypatch.delitem(Schedule._known, "Tapering")
+    match = rf"a schedule 'Tapering' of the module '{__name__}'; import the module"
     with pytest.raises(CheckpointError, match=match):
         instep.load(path)
 
 
 def test_a_schedule_class_that_has_changed(path, monkeypatch):
-    instep.save(path, {}, lr=Halving(0.5, 3))
+    instep.save(path, {}, lr=Tapering(0.5, 3))
     rewritten(path, lambda document: document["schedules"][0]["fields"].update(more=1))
-    with pytest.raises(CheckpointError, match=r"'Halving' does not fit the class.*more"):
+    with pytest.raises(CheckpointError, match=r"'Tapering' does not fit the class.*more"):
         instep.load(path)
 
 
@@ -383,7 +385,7 @@ except ImportError as error:
 
 
 def test_without_ml_dtypes(path):
-    bfloat16 = _checkpoint_arrays.dtype_of("ml_dtypes.bfloat16")
+    bfloat16 = np.dtype(pytest.importorskip("ml_dtypes").bfloat16)
     instep.save(path, {}, a=np.ones(3, bfloat16))
     call = f"instep.load({str(path)!r})"
     done = run_python(WITHOUT.format(module="ml_dtypes", call=call))
@@ -395,6 +397,7 @@ def test_without_ml_dtypes(path):
 
 @pytest.mark.parametrize("function", ["save", "load"])
 def test_without_safetensors(function, tmp_path):
+    pytest.importorskip("safetensors")
     path = tmp_path / "model.safetensors"
     if function == "load":
         instep.save(path, {}, a=1)

@@ -18,7 +18,6 @@ from conftest import run_python
 import instep
 from instep import _atomic
 
-pytest.importorskip("safetensors")
 posix = pytest.mark.skipif(os.name != "posix", reason="of POSIX systems")
 
 
@@ -427,6 +426,7 @@ def test_an_unreadable_safetensors_file_takes_no_place(tmp_path, monkeypatch):
     """Its header would be longer than the library reads."""
     from instep import _checkpoint_safetensors
 
+    pytest.importorskip("safetensors")
     path = tmp_path / "model.safetensors"
     instep.save(path, {}, number=1)
     monkeypatch.setattr(_checkpoint_safetensors, "_LONGEST", 1000)
@@ -437,7 +437,7 @@ def test_an_unreadable_safetensors_file_takes_no_place(tmp_path, monkeypatch):
 
 
 def test_large_members_have_64_bits(tmp_path, monkeypatch):
-    """As from 1 GiB on; `make large` writes one above 4 GiB."""
+    """As from 1 GiB on."""
     from instep import _checkpoint_npz
 
     monkeypatch.setattr(_checkpoint_npz, "_LONGEST", 1000)

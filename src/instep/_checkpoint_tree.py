@@ -107,7 +107,10 @@ class Encoder:
             if isinstance(value, Mapping):
                 return self._encode_mapping(value, place)
             if isinstance(value, list | tuple):
-                parts = [self.encode(part, Place(place, k)) for k, part in enumerate(value)]
+                parts = [
+                    part if _is_usual(part) else self.encode(part, Place(place, k))
+                    for k, part in enumerate(value)
+                ]
                 return parts if isinstance(value, list) else {"#tuple": parts}
         finally:
             self._depth -= 1
@@ -165,6 +168,11 @@ class Encoder:
         name = "/".join(part if part.strip(".") else "_" * max(len(part), 1) for part in parts)
         self._names[name] = count = self._names.get(name, 0) + 1
         return name if count == 1 else f"{name}~{count}"
+
+
+def _is_usual(part: Any) -> bool:
+    """Is it what long lists are made of?"""
+    return type(part) is float and math.isfinite(part)
 
 
 def _is_plain(key: Any) -> bool:
