@@ -2,9 +2,11 @@
 
 import dataclasses
 import math
+import os
 from importlib.util import find_spec
 
 import numpy as np
+import pytest
 
 import instep
 from instep import _atomic
@@ -13,6 +15,7 @@ try:
     import ml_dtypes
 except ImportError:
     ml_dtypes = None
+posix = pytest.mark.skipif(os.name != "posix", reason="of POSIX systems")
 SUFFIXES = [".npz"] + [".safetensors"] * (find_spec("safetensors") is not None)
 
 
