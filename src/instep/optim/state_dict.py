@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -28,7 +29,8 @@ class LoadReport(NamedTuple):
     unexpected: tuple[str, ...]
 
 
-def save(opt: Optimizer) -> dict[str, Any]:
+def save(opt: Optimizer, copies: bool = True) -> dict[str, Any]:
+    """The state_dict. Without copies, its arrays are the ones that steps go on updating."""
     from instep.optim.plateaus import copied  # with it come the schedules, a third of an import
 
     with opt._steady.lock:
@@ -48,12 +50,21 @@ def save(opt: Optimizer) -> dict[str, Any]:
             ],
             "state": {
                 name: {
-                    key: value.copy(order="K") if isinstance(value, np.ndarray) else value
+                    key: value.copy(order="K")
+                    if copies and isinstance(value, np.ndarray)
+                    else value
                     for key, value in entry.items()
                 }
                 for name, entry in opt.state.items()
             },
         }
+
+
+@contextmanager
+def held(opt: Optimizer) -> Iterator[dict[str, Any]]:
+    """The state_dict without copies, while no other thread can take a step."""
+    with opt._steady.lock:
+        yield save(opt, copies=False)
 
 
 def _fixed(value: Any) -> Any:
