@@ -11,9 +11,11 @@ from typing import Any, ClassVar
 from instep import _check, _core, config
 from instep._check import Array
 from instep.optim.groups import Check, Group, Values, is_group_list
-from instep.optim.leaves import GRADIENT, RULES, Cohort, Leaf, Leaves, given, labels_of
+from instep.optim.leaves import GRADIENT, RULES, Cohort, Leaf, Leaves, given, labels_of, renamed
+from instep.optim.memory import Factory, FactoryOption
 from instep.optim.norm import count_unusable, gradient_norm, unusable
 from instep.optim.options import Option
+from instep.optim.precision import Masters
 from instep.optim.report import StepReport
 from instep.optim.state_dict import LoadReport, load, save
 from instep.tree import Structure, flatten_groups
@@ -36,7 +38,7 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_unlock_in_child)
 
 
-class Optimizer:
+class Optimizer(Masters):
     """What all optimizers share. Use a subclass: `SGD`, `RMSprop`, `Adam`, `AdamW`.
 
     A subclass names its hyperparameters, chooses the update rule of a group and computes the
@@ -47,6 +49,7 @@ class Optimizer:
     clip_value = Option(_check.number_or_schedule(_check.positive))
     nonfinite = Option(_check.nonfinite_policy, optional=False)
     threads = Option(_check.thread_count)
+    state_factory = FactoryOption(_check.array_factory)
 
     # Hyperparameters of a group: name -> check. `maximize` is added to all.
     hyperparameters: ClassVar[Mapping[str, Check]] = {}
@@ -64,6 +67,7 @@ class Optimizer:
         clip_value: Any = None,
         nonfinite: str = "propagate",
         threads: int | None = None,
+        state_factory: Factory | None = None,
     ) -> None:
         self._clip_norm: Any
         self._clip_value: Any
@@ -72,18 +76,19 @@ class Optimizer:
         self.defaults = {**defaults, "maximize": maximize}
         self._buffers: list[Array] | None = None
         self._listed = is_group_list(params)
-        self._begin(params if self._listed else [{"params": params}])
+        groups = params if self._listed else [{"params": params}]
+        self._begin(groups, type(self).state_factory.checked(state_factory))
         self.clip_norm = clip_norm
         self.clip_value = clip_value
         self.nonfinite = nonfinite
         self.threads = threads
 
-    def _begin(self, groups: Sequence[Any]) -> None:
+    def _begin(self, groups: Sequence[Any], factory: Factory | None = None) -> None:
         self._steady = _core.Steady()
         self._steady.lock = threading.RLock()
         self._checks = {**self.hyperparameters, "maximize": _check.flag}
         self._groups: list[Group] = []
-        self._leaves = Leaves()
+        self._leaves = Leaves(factory)
         for group in groups:
             self._append_group(group)
         _living.add(self)
@@ -152,18 +157,12 @@ class Optimizer:
         root = f"params[{index}]['params']" if listed else "params"
         if structure.size == 0:
             raise ValueError(f"{root} holds no array; pass at least one parameter")
-        arrays = structure.flatten(options["params"], root)
-        leaves = [
-            Leaf(*label, _check.parameter(label[1], array))
-            for label, array in zip(labels_of(structure, index, listed), arrays, strict=True)
-        ]
+        given = structure.flatten(options["params"], root)
+        labels = labels_of(structure, index, listed)
+        leaves = [Leaf.of(*label, array) for label, array in zip(labels, given, strict=True)]
         present = self._leaves.all
         if listed and not self._listed:
-            labels = labels_of(self._groups[0].structure, 0, listed)
-            present = [
-                Leaf(*label, leaf.parameter, leaf.state)
-                for label, leaf in zip(labels, present, strict=True)
-            ]
+            present = renamed(present, labels_of(self._groups[0].structure, 0, listed))
         members = range(len(present), len(present) + len(leaves))
         group = Group({**self.defaults, **options}, structure, members, self._checks, self._rule)
         self._steady.close()
@@ -181,16 +180,12 @@ class Optimizer:
         """Gradient buffers nested like the parameters, zero at first.
 
         Made on first use; backward code may write into them (``out=``), and `step` without
-        arguments then uses them.
+        arguments then uses them. float32 for float16 and bfloat16 parameters.
         """
         with self._steady.lock:
             if self._buffers is None:
                 self._buffers = [leaf.new_array(GRADIENT) for leaf in self._leaves.all]
-            trees = [
-                group.structure.build([self._buffers[i] for i in group.leaves])
-                for group in self._groups
-            ]
-            return trees if self._listed else trees[0]
+            return self._nested(self._buffers)
 
     def _flatten(self, grads: Any) -> list[Any]:
         if grads is _NOT_GIVEN:
@@ -292,7 +287,7 @@ class Optimizer:
                     return StepReport(step, lr, False, norm, bad)
 
         leaves = self._leaves
-        leaves.hand_over(self._coefficients)
+        leaves.hand_over(self._coefficients, gradients)
         ceiling = _INFINITY if limit is None else limit
         self._steady.step(leaves.plan, scale, ceiling, threads, 0.0)
         if clip_norm is None and limit is None and policy == "propagate":
@@ -325,12 +320,6 @@ class Optimizer:
         if now != (None, None, "propagate", threads):
             self._steady.close()
 
-    def _within_step(self, method: str) -> RuntimeError:
-        return RuntimeError(
-            f"{method}() was called within a step of the same optimizer, by a schedule or by what "
-            "converts a gradient; call it between steps"
-        )
-
     # ---- state -----------------------------------------------------------------------------
 
     @property
@@ -348,21 +337,29 @@ class Optimizer:
                 if leaf.state or steps[i]
             }
 
-    def state_dict(self) -> dict[str, Any]:
-        """A snapshot of states, step counts, hyperparameters and schedules, by parameter name.
+    def state_dict(self, *, copy: bool = True) -> dict[str, Any]:
+        """A snapshot of states, masters, step counts and hyperparameters, by parameter name.
 
         Arrays are copies, and so is what a `ReduceOnPlateau` has observed: later steps and
         metrics do not change it. Picklable if the schedules are.
+
+        Parameters
+        ----------
+        copy : bool, default True
+            With False, the arrays are those that the step updates.
 
         Raises
         ------
         TypeError, ValueError
             A bad change of `param_groups`, which the next step would refuse too.
         """
-        return save(self)
+        return save(self, copies=_check.flag("copy", copy))
 
     def load_state_dict(self, state: Mapping[str, Any], strict: bool = True) -> LoadReport:
         """Continue from a snapshot; its hyperparameters and schedules replace the present ones.
+
+        Masters are loaded, and written, rounded, to float16 and bfloat16 parameters; other
+        parameters are not part of a snapshot. What a `state_factory` gave is written over.
 
         A `ReduceOnPlateau` that the optimizer has stays the object that it is and takes over what
         the one in its place had observed; parameters other than that one's are an error. Where
@@ -375,13 +372,13 @@ class Optimizer:
         strict : bool, default True
             Whether names must match exactly. With False, what matches is loaded: parameters that
             the snapshot does not know keep their state and step count, states without a
-            parameter are left out, and both are reported. Hyperparameters, options and `steps`
-            are the snapshot's in any case.
+            parameter are left out, and both are reported; so is a master that one side alone
+            has. Hyperparameters, options and `steps` are the snapshot's in any case.
 
         Returns
         -------
         LoadReport
-            ``missing`` and ``unexpected`` parameter names.
+            ``missing`` and ``unexpected`` parameter names, and ``"<name>.master"``.
 
         Raises
         ------

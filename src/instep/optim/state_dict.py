@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from instep import _check
 from instep._check import Array
 from instep.optim.groups import Checked
 from instep.optim.leaves import RULES, Cohort, Leaf, given
+from instep.optim.memory import Loading
+from instep.optim.precision import publish
 
 if TYPE_CHECKING:
     from instep.optim.base import Optimizer
@@ -50,14 +53,21 @@ def save(opt: Optimizer, copies: bool = True) -> dict[str, Any]:
             ],
             "state": {
                 name: {
-                    key: value.copy(order="K")
-                    if copies and isinstance(value, np.ndarray)
-                    else value
+                    key: _saved(value, copies) if isinstance(value, np.ndarray) else value
                     for key, value in entry.items()
                 }
                 for name, entry in opt.state.items()
             },
+            "master": {
+                leaf.name: _saved(leaf.parameter, copies)
+                for leaf in opt._leaves.all
+                if leaf.has_master
+            },
         }
+
+
+def _saved(array: Array, copies: bool) -> Array:
+    return np.array(array, order="K") if copies else array  # the copy of a memmap is an array
 
 
 @contextmanager
@@ -81,7 +91,8 @@ def load(opt: Optimizer, state: Mapping[str, Any], strict: bool) -> LoadReport:
         restoration = _restoration(opt, state["param_groups"], state["options"])
         groups = _checked_groups(opt, restoration.options[:-1])
         options = _checked_options(opt, restoration.options[-1])
-        report = _names(opt, state)
+        saved_masters = state.get("master", {})
+        report = _names(opt, state, saved_masters)
         if strict and (report.missing or report.unexpected):
             raise ValueError(
                 f"the state does not fit the parameters: missing {list(report.missing)}, "
@@ -89,13 +100,19 @@ def load(opt: Optimizer, state: Mapping[str, Any], strict: bool) -> LoadReport:
             )
         present = opt._leaves.steps()
         entries: dict[int, tuple[int, dict[str, Array]]] = {}
+        loading = Loading(opt._leaves.factory)
         for i, leaf in enumerate(opt._leaves.all):
             if leaf.name in state["state"]:
-                entries[i] = _checked_entry(opt, leaf, state["state"][leaf.name])
+                entries[i] = _checked_entry(opt, leaf, state["state"][leaf.name], loading)
             elif leaf.name in report.missing:
                 entries[i] = present[i], leaf.state
+        masters = _load_masters(opt, saved_masters, loading)
         cohorts = _cohorts(opt, entries)
+        loading.check(opt._leaves.written())
 
+        loading.write()
+        for leaf in masters:
+            publish(leaf)
         restoration.apply()
         for group, (values, checked) in zip(opt._groups, groups, strict=True):
             group.replace(values, checked)
@@ -124,8 +141,9 @@ def _check_header(opt: Optimizer, state: Mapping[str, Any]) -> int:
         raise ValueError(
             f"the state_dict is of {state['optimizer']}, the optimizer is {type(opt).__name__}"
         )
-    if not isinstance(state["state"], Mapping):
-        raise TypeError(f"'state' must be a dict, got {type(state['state']).__name__}")
+    for key in ("state", "master"):
+        if not isinstance(state.get(key, {}), Mapping):
+            raise TypeError(f"{key!r} must be a dict, got {type(state[key]).__name__}")
     return _count("steps", state["steps"])
 
 
@@ -173,19 +191,46 @@ def _checked_options(opt: Optimizer, saved: Options) -> dict[str, Any]:
     return {name: getattr(type(opt), name).checked(saved[name]) for name in _OPTIONS}
 
 
-def _names(opt: Optimizer, state: Mapping[str, Any]) -> LoadReport:
-    """Parameters that the saved optimizer did not have, and the other way round."""
+def _names(opt: Optimizer, state: Mapping[str, Any], masters: Mapping[str, Any]) -> LoadReport:
+    """Parameters that the saved optimizer did not have, and the other way round; masters too."""
     saved = {name for group in state["param_groups"] for name in group.get("params", ())}
-    saved |= set(state["state"])
-    present = [leaf.name for leaf in opt._leaves.all]
-    return LoadReport(
-        tuple(name for name in present if name not in saved),
-        tuple(sorted(name for name in saved if name not in present)),
-    )
+    saved |= set(state["state"]) | set(masters)
+    present = {leaf.name: leaf.has_master for leaf in opt._leaves.all}
+    missing = [name for name in present if name not in saved]
+    missing += [
+        f"{name}.master"
+        for name, has_master in present.items()
+        if has_master and name in saved and name not in masters
+    ]
+    unexpected = sorted(name for name in saved if name not in present)
+    unexpected += sorted(f"{name}.master" for name in masters if not present.get(name, True))
+    return LoadReport(tuple(missing), tuple(unexpected))
 
 
-def _checked_entry(opt: Optimizer, leaf: Leaf, entry: Any) -> tuple[int, dict[str, Any]]:
-    """(steps, states) of one leaf, the states copied into the layout that the core wants."""
+def _load_masters(opt: Optimizer, saved: Mapping[str, Any], loading: Loading) -> list[Leaf]:
+    """Plan to write the masters that there are on both sides; returns their leaves."""
+    leaves = [leaf for leaf in opt._leaves.all if leaf.has_master and leaf.name in saved]
+    for leaf in leaves:
+        if not leaf.given.flags.writeable:
+            raise _check.read_only(leaf.path, leaf.given)
+        values = _checked_array(f"master[{leaf.name!r}]", saved[leaf.name], leaf.given.shape)
+        loading.into(f"the master of {leaf.path}", leaf.parameter, values)
+    return leaves
+
+
+def _checked_array(where: str, value: Any, shape: tuple[int, ...]) -> Array:
+    array = np.asarray(value)
+    if array.dtype.kind != "f":
+        raise TypeError(f"{where} must be floating-point, got {array.dtype}")
+    if array.shape != shape:
+        raise ValueError(f"{where} has shape {array.shape}, the parameter {shape}")
+    return array
+
+
+def _checked_entry(
+    opt: Optimizer, leaf: Leaf, entry: Any, loading: Loading
+) -> tuple[int, dict[str, Any]]:
+    """(steps, states) of one leaf: arrays in the layout that the core wants, not yet written."""
     where = f"state[{leaf.name!r}]"
     if not isinstance(entry, Mapping) or "step" not in entry:
         raise ValueError(f"{where} must be a dict with 'step' and arrays, got {entry!r:.80}")
@@ -197,16 +242,13 @@ def _checked_entry(opt: Optimizer, leaf: Leaf, entry: Any) -> tuple[int, dict[st
             continue
         if name not in known:
             raise ValueError(f"{where} has a state {name!r}; known: {sorted(known)}")
-        array = np.asarray(value)
-        if array.dtype.kind != "f":
-            raise TypeError(f"{where}[{name!r}] must be floating-point, got {array.dtype}")
-        if array.shape != leaf.parameter.shape:
-            raise ValueError(
-                f"{where}[{name!r}] has shape {array.shape}, the parameter {leaf.parameter.shape}"
-            )
-        states[name] = leaf.new_array(1 + len(states))
-        with np.errstate(over="ignore"):
-            states[name][...] = array
+        array = _checked_array(f"{where}[{name!r}]", value, leaf.parameter.shape)
+        if loading.factory is not None and name in leaf.state:
+            states[name] = leaf.state[name]
+            loading.into(f"{where}[{name!r}] of the optimizer", states[name], array)
+        else:
+            states[name] = leaf.new_state(1 + len(states), name, loading)
+            loading.into_new(states[name], array)
     steps = _count(f"{where}['step']", entry["step"])
     if set(states) not in complete and (states or steps):
         raise ValueError(f"{where} has the states {sorted(states)} alone; known: {sorted(known)}")
