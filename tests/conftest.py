@@ -1,5 +1,6 @@
 """What the tests share: instruction sets, guarded arrays of every layout, seeded randomness."""
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -15,6 +16,12 @@ from instep import _core
 
 ISAS = instep.available_isas()
 DTYPES = [np.dtype(np.float32), np.dtype(np.float64)]
+# Parameters that have float32 masters.
+LOW = [np.dtype(np.float16)]
+if importlib.util.find_spec("ml_dtypes"):
+    import ml_dtypes
+
+    LOW.append(np.dtype(ml_dtypes.bfloat16))
 # Error of parameters and states, relative to the distance travelled.
 TOLERANCE = {np.dtype(np.float32): 2e-5, np.dtype(np.float64): 1e-11}
 # Around vector widths (4, 8, 16), unrolled ones and tiles.
@@ -37,6 +44,12 @@ def isa(request):
 
 @pytest.fixture(params=DTYPES, ids=["f32", "f64"])
 def dtype(request):
+    return request.param
+
+
+@pytest.fixture(params=LOW, ids=str)
+def low(request):
+    """The dtypes of parameters that have a float32 master."""
     return request.param
 
 
@@ -187,6 +200,14 @@ def assert_close_to_twin(opt, params, starts, expected, expected_states, names=N
 def bits(array):
     """The elements' bytes in C order, whatever the layout."""
     return np.asarray(array).tobytes()
+
+
+def assert_rounded(given, master):
+    """The user's array is the master rounded to nearest, bit for bit but for NaN's own bits."""
+    with np.errstate(over="ignore", invalid="ignore"):  # signalling NaN
+        rounded = master.astype(given.dtype)
+    nan = np.isnan(master)
+    assert np.isnan(given[nan]).all() and bits(given[~nan]) == bits(rounded[~nan])
 
 
 def everything(opt, *arrays):

@@ -182,7 +182,7 @@ def lr_range_test(
         raise TypeError("lr is what the test varies; give min_lr and max_lr instead")
     bar = _progress_bar(progress, len(rates))
     opt = _optimizer(optimizer, params, rates, options)
-    arrays = [leaf.given for leaf in opt._leaves.all]
+    arrays = [array for leaf in opt._leaves.all for array in (leaf.parameter, leaf.given)]
     with bar, _restored(arrays), np.errstate(all="ignore"):
         losses, end = _sweep(loss_and_grad, params, opt, rates, divergence, bar)
     return LRRangeTest(np.array(rates[: len(losses)]), losses, *_read(rates, losses, end))

@@ -18,6 +18,11 @@ _APART = 768  # bytes between streams within a page
 _LARGE = 16 * _PAGE  # where a page more is nothing
 
 
+def quiet() -> Any:
+    """For conversions: no warnings about values out of range, nor about signalling NaN."""
+    return np.errstate(over="ignore", invalid="ignore")
+
+
 def walk_order(array: Array) -> list[int]:
     """The axes as csrc/view.c walks them: by falling |stride|."""
     return sorted(range(array.ndim), key=lambda axis: -abs(array.strides[axis]))
@@ -145,7 +150,7 @@ class Loading(NewArrays):
             crossing = _check.meetings(targets + sources, lambda i, k: (i < count) != (k < count))
             for k in {max(pair) - count for pair in crossing}:
                 sources[k] = sources[k].copy()
-        with np.errstate(over="ignore"):
+        with quiet():
             for target, values in zip(targets, sources, strict=True):
                 target[...] = values
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from instep._check import is_bfloat16
-from instep.optim.memory import Factory, NewArrays, zeros_like
+from instep.optim.memory import Factory, NewArrays, quiet, zeros_like
 from instep.optim.parts import Part
 
 if TYPE_CHECKING:
@@ -36,23 +36,24 @@ def add_masters(leaves: Sequence[Leaf], present: Sequence[Leaf], factory: Factor
     written = [pair for leaf in present for pair in leaf.written()]
     new.check([*written, *((leaf.path, leaf.given) for leaf in leaves)])
     for leaf, master in zip(low, masters, strict=True):
-        master[...] = leaf.given
+        with quiet():
+            master[...] = leaf.given
         leaf.parameter = master
 
 
 def publish(leaf: Leaf) -> None:
     """Round the master to the user's array, as a step does."""
-    with np.errstate(over="ignore"):
+    with quiet():
         leaf.given[...] = leaf.parameter
 
 
 def refresh(leaf: Leaf) -> None:
     """Take over what the user wrote: elements that are not the master rounded."""
     bits = np.dtype(np.uint16)
-    with np.errstate(over="ignore"):
+    with quiet():
         rounded = leaf.parameter.astype(leaf.given.dtype)
-    changed = rounded.view(bits) != leaf.given.view(bits)
-    np.copyto(leaf.parameter, leaf.given, where=changed)
+        changed = rounded.view(bits) != leaf.given.view(bits)
+        np.copyto(leaf.parameter, leaf.given, where=changed)
 
 
 class Masters(Part):
