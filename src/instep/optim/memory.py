@@ -30,7 +30,7 @@ def walk_order(array: Array) -> list[int]:
 
 def _as_walked(array: Array, order: list[int]) -> Array:
     """What has its axes in the order of the walk, with its axes in place."""
-    return array.transpose(np.argsort(order)) if order else array
+    return array if order == sorted(order) else array.transpose(np.argsort(order))
 
 
 def zeros_like(
