@@ -89,6 +89,27 @@ def test_every_kind_of_value_is_rounded_to_nearest(low, isa, rng):
     opt.master[...] = patterns
     opt.step(np.zeros(patterns.size, np.float32))
     assert_rounded(param, patterns)
+    opt.master[...] = patterns
+    param[...] = 0
+    opt.load_state_dict(opt.state_dict())  # rounds as a step does, without a warning
+    assert_rounded(param, patterns)
+    opt.refresh_master()
+    np.testing.assert_array_equal(opt.master, patterns)
+
+
+def test_every_value_becomes_a_master_and_comes_back(low, isa):
+    """All 65,536 patterns, signalling NaN too, without a warning."""
+    param = np.arange(1 << 16, dtype=np.uint16).view(low)
+    opt = instep.SGD(param, lr=0.0)
+    with np.errstate(invalid="ignore"):
+        nan = np.isnan(param)
+        before = bits(param[~nan])
+        np.testing.assert_array_equal(opt.master, param.astype(np.float32))
+    opt.step(np.zeros(1 << 16, low))
+    opt.load_state_dict(opt.state_dict())
+    opt.refresh_master()
+    assert bits(param[~nan]) == before and np.isnan(param[nan]).all()
+    assert np.isnan(opt.master[nan]).all()
 
 
 @pytest.mark.parametrize("layout", ["C", "sliced", "reversed_sliced_F", "misaligned"])
@@ -219,7 +240,7 @@ def test_a_parameter_made_read_only_is_refused(low):
     for _ in range(2):  # on the long way, then on the short one
         params[1].flags.writeable = False
         before = everything(opt, *params, *opt.master)
-        with pytest.raises(ValueError, match=r"params\[1\] is a read-only"):
+        with pytest.raises(ValueError, match=rf"params\[1\] is a read-only {low.name} "):
             opt.step([np.ones(3), np.ones(3)])
         assert everything(opt, *params, *opt.master) == before
         assert opt.step([np.ones(3), None]).applied
