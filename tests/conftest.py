@@ -267,6 +267,18 @@ def near_zero(seed=0, size=50):
     return np.random.default_rng(seed).normal(0, 0.1, size)
 
 
+class Shelf:
+    """A `state_factory` that remembers what it was asked for; its arrays are full of rubbish."""
+
+    def __init__(self, make=lambda shape, dtype: np.full(shape, np.nan, dtype)):
+        self.arrays, self.asked, self.make = {}, [], make
+
+    def __call__(self, name, shape, dtype):
+        self.asked.append((name, shape, dtype))
+        self.arrays[name] = self.make(shape, dtype)
+        return self.arrays[name]
+
+
 # ---- other processes -------------------------------------------------------------------------
 
 
