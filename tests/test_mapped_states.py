@@ -191,3 +191,32 @@ def test_a_state_larger_than_memory(tmp_path):
         "memory is short",
         f"{np.float32(0.998)} {np.float32(0.998)} {float(LOW[-1].type(0.998))} 2",
     ], done.stderr
+
+
+def test_a_checkpoint_of_mapped_states_and_masters(tmp_path):
+    """Written from the files without a copy, and loaded into the very same files."""
+    tree, steps = tiny_problem(steps=6)
+    tree["half"] = np.asfortranarray(np.linspace(-1, 1, 12).reshape(3, 4).astype(LOW[-1]))
+    for grads in steps:
+        grads["half"] = np.linspace(0, 2, 12).reshape(3, 4)
+
+    def mapped(name, shape, dtype):
+        path = tmp_path / name
+        return np.memmap(path, dtype, "r+" if path.exists() else "w+", shape=shape)
+
+    params, plain = copy_tree(tree), copy_tree(tree)
+    opt, other = instep.AdamW(params, lr=0.01, state_factory=mapped), instep.AdamW(plain, lr=0.01)
+    for grads in steps[:3]:
+        opt.step(grads)
+        other.step(grads)
+    instep.save(tmp_path / "model.npz", opt)
+    del opt
+    again = copy_tree(params)
+    opt = instep.AdamW(again, state_factory=mapped)
+    opt.load_state_dict(instep.load(tmp_path / "model.npz").state_dict)
+    for grads in steps[3:]:
+        opt.step(grads)
+        other.step(grads)
+    found = everything(opt, *leaves(again), *leaves(opt.master))
+    assert found == everything(other, *leaves(plain), *leaves(other.master))
+    assert type(opt.state["half"]["exp_avg"]) is np.memmap
