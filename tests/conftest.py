@@ -1,6 +1,7 @@
 """What the tests share: instruction sets, guarded arrays of every layout, seeded randomness."""
 
 import contextlib
+import importlib.util
 import os
 import subprocess
 import sys
@@ -16,6 +17,12 @@ from instep import _core
 
 ISAS = instep.available_isas()
 DTYPES = [np.dtype(np.float32), np.dtype(np.float64)]
+# Parameters that have float32 masters.
+LOW = [np.dtype(np.float16)]
+if importlib.util.find_spec("ml_dtypes"):
+    import ml_dtypes
+
+    LOW.append(np.dtype(ml_dtypes.bfloat16))
 # Error of parameters and states, relative to the distance travelled.
 TOLERANCE = {np.dtype(np.float32): 2e-5, np.dtype(np.float64): 1e-11}
 # Around vector widths (4, 8, 16), unrolled ones and tiles.
@@ -49,6 +56,12 @@ def isa(request):
 
 @pytest.fixture(params=DTYPES, ids=["f32", "f64"])
 def dtype(request):
+    return request.param
+
+
+@pytest.fixture(params=LOW, ids=str)
+def low(request):
+    """The dtypes of parameters that have a float32 master."""
     return request.param
 
 
@@ -212,6 +225,14 @@ def bits(array):
     return np.asarray(array).tobytes()
 
 
+def assert_rounded(given, master):
+    """The user's array is the master rounded to nearest, bit for bit but for NaN's own bits."""
+    with np.errstate(over="ignore", invalid="ignore"):  # signalling NaN
+        rounded = master.astype(given.dtype)
+    nan = np.isnan(master)
+    assert np.isnan(given[nan]).all() and bits(given[~nan]) == bits(rounded[~nan])
+
+
 def everything(opt, *arrays):
     """All that a step may change, to be compared bit for bit."""
     states = {
@@ -268,6 +289,18 @@ def quadratic(target=2.0):
 def near_zero(seed=0, size=50):
     """Parameters to start from."""
     return np.random.default_rng(seed).normal(0, 0.1, size)
+
+
+class Shelf:
+    """A `state_factory` that remembers what it was asked for; its arrays are full of rubbish."""
+
+    def __init__(self, make=lambda shape, dtype: np.full(shape, np.nan, dtype)):
+        self.arrays, self.asked, self.make = {}, [], make
+
+    def __call__(self, name, shape, dtype):
+        self.asked.append((name, shape, dtype))
+        self.arrays[name] = self.make(shape, dtype)
+        return self.arrays[name]
 
 
 # ---- other processes -------------------------------------------------------------------------

@@ -101,6 +101,14 @@ def test_strided_parameters_and_converted_gradients():
     check(opt, lambda: opt.step(grad))
 
 
+@pytest.mark.parametrize("options", [{}, {"clip_norm": 1.0}], ids=["plain", "clip"])
+def test_low_precision_parameters(options, low):
+    """Rounded to the parameter in the same pass: no array in between."""
+    params, grads = trees(low)
+    opt = OPTIMIZERS["rmsprop"](params, **options)
+    check(opt, lambda: opt.step(grads))
+
+
 def test_groups_and_alternating_leaves():
     """Cohorts that split and merge again: small objects come and go, but do not add up."""
     params, grads = trees(np.float32)

@@ -211,6 +211,24 @@ def test_a_parameter_made_read_only_is_refused():
         opt.step([gradient(0), gradient(1, (3,))])
 
 
+def test_low_precision_parameters(low):
+    """The master is updated and rounded to the parameter on the short way too."""
+    short, long = (
+        instep.AdamW([np.ones(7, low), np.ones(3, np.float16)], lr=1e-3) for _ in range(2)
+    )
+    for k in range(4):
+        grads = [gradient(k, dtype=low), gradient(k + 100, (3,), np.float64)]
+        long._steady.close()
+        assert short._steady.ready == (k > 0)
+        assert short.step(grads) == long.step(grads)
+        for left, right in zip(short.master, long.master, strict=True):
+            assert left.tobytes() == right.tobytes()
+        for left, right in zip(arrays(short), arrays(long), strict=True):
+            assert left.tobytes() == right.tobytes()
+        for master, param in zip(short.master, short.param_groups[0]["params"], strict=True):
+            assert master.astype(param.dtype).tobytes() == param.tobytes()
+
+
 def test_a_schedule_that_steps_its_own_optimizer_is_refused():
     opt, _ = optimizers()
     grads = [gradient(0), gradient(1, (3,))]

@@ -20,6 +20,11 @@ from instep.optim import StepReport as StepReport
 if TYPE_CHECKING:
     from instep import plots as plots
     from instep import schedules as schedules
+    from instep.checkpoint import Checkpoint as Checkpoint
+    from instep.checkpoint import CheckpointError as CheckpointError
+    from instep.checkpoint import load as load
+    from instep.checkpoint import save as save
+    from instep.loss_scale import LossScaler as LossScaler
     from instep.lr_range import LRRangeTest as LRRangeTest
     from instep.lr_range import lr_range_test as lr_range_test
     from instep.recommendation import Recommendation as Recommendation
@@ -33,10 +38,13 @@ __all__ = [
     "SGD",
     "Adam",
     "AdamW",
+    "Checkpoint",
+    "CheckpointError",
     "Diagnosis",
     "GroupStats",
     "LRRangeTest",
     "LoadReport",
+    "LossScaler",
     "RMSprop",
     "Recommendation",
     "StepReport",
@@ -44,10 +52,12 @@ __all__ = [
     "diagnose",
     "get_num_threads",
     "isa",
+    "load",
     "losses",
     "lr_range_test",
     "plots",
     "recommend",
+    "save",
     "schedules",
     "set_num_threads",
     "show_config",
@@ -55,13 +65,18 @@ __all__ = [
 
 # Imported when first used: what does without them need not pay for them at its start.
 _LATE = {
+    "Checkpoint": "checkpoint",
+    "CheckpointError": "checkpoint",
     "Diagnosis": "verdict",
     "LRRangeTest": "lr_range",
+    "LossScaler": "loss_scale",
     "Recommendation": "recommendation",
     "diagnose": "verdict",
+    "load": "checkpoint",
     "lr_range_test": "lr_range",
     "plots": "plots",
     "recommend": "recommendation",
+    "save": "checkpoint",
     "schedules": "schedules",
 }
 

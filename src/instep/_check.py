@@ -6,7 +6,7 @@ ValueError for a wrong value.
 
 import math
 import numbers
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from instep import _core
 
 Array = npt.NDArray[Any]
 
-_COMPUTED = (np.dtype(np.float32), np.dtype(np.float64))
+_TRAINED = (np.dtype(np.float32), np.dtype(np.float64), np.dtype(np.float16))
 # Beyond this effort an exact overlap test counts as "may overlap".
 _OVERLAP_EFFORT = 1_000_000
 
@@ -77,6 +77,14 @@ def choice(name: str, value: object, choices: Sequence[str]) -> str:
 
 def nonfinite_policy(name: str, value: object) -> str:
     return choice(name, value, ("propagate", "skip", "raise"))
+
+
+def array_factory(name: str, value: object) -> Callable[..., Any]:
+    if not callable(value):
+        raise TypeError(
+            f"{name} must be a function (name, shape, dtype) -> array, or None, got {value!r:.60}"
+        )
+    return value
 
 
 def number_or_schedule(check: Callable[[str, object], float]) -> Callable[[str, object], Any]:
@@ -163,11 +171,13 @@ def overlaps_itself(array: Array) -> bool:
 def parameter(path: str, leaf: object) -> Array:
     """The array to be updated in place."""
     array = _without_copy(path, leaf)
-    if array.dtype.newbyteorder("=") not in _COMPUTED:
-        hint = "make it float32 or float64"
-        if array.dtype == np.float16 or is_bfloat16(array.dtype):
-            hint = "keep the parameter in float32; float16 and bfloat16 gradients are fine"
-        raise TypeError(f"{path} is a {describe(array)}, which cannot be trained; {hint}")
+    if is_bfloat16(array.dtype):
+        _core.register_bfloat16(array.dtype)
+    elif array.dtype.newbyteorder("=") not in _TRAINED:
+        raise TypeError(
+            f"{path} is a {describe(array)}, which cannot be trained; make it float32 or float64, "
+            "or float16 or ml_dtypes.bfloat16, which get a float32 master"
+        )
     native(path, array)
     if not array.flags.writeable:
         raise read_only(path, array)
@@ -196,21 +206,31 @@ def share_memory(a: Array, b: Array) -> bool:
         return True
 
 
-def disjoint(
-    arrays: Sequence[Array],
-    paths: Sequence[str],
-    else_: str = "its elements would be updated twice; pass each parameter once",
-) -> None:
-    """No two arrays share memory."""
+def meetings(
+    arrays: Sequence[Array], matters: Callable[[int, int], bool] = lambda i, k: True
+) -> Iterator[tuple[int, int]]:
+    """The pairs that share memory, of those that matter."""
     bounds = [np.lib.array_utils.byte_bounds(array) for array in arrays]
     order = sorted((i for i in range(len(arrays)) if arrays[i].size), key=lambda i: bounds[i])
     open_ones: list[int] = []
     for i in order:
         open_ones = [k for k in open_ones if bounds[k][1] > bounds[i][0]]
         for k in open_ones:
-            if share_memory(arrays[k], arrays[i]):
-                raise ValueError(f"{paths[i]} overlaps {paths[k]} in memory: {else_}")
+            if matters(k, i) and share_memory(arrays[k], arrays[i]):
+                yield k, i
         open_ones.append(i)
+
+
+def disjoint(arrays: Sequence[Array], paths: Sequence[str]) -> None:
+    """No two parameters share memory."""
+    for k, i in meetings(arrays):
+        raise ValueError(
+            f"{paths[i]} overlaps {paths[k]} in memory: its elements would be updated "
+            "twice; pass each parameter once"
+        )
+
+
+# ---- gradients ---------------------------------------------------------------------------------
 
 
 def gradient(path: str, leaf: object) -> Array:
@@ -257,9 +277,6 @@ def gradient_overlap(path: str, array: Array, others: Iterable[tuple[str, Array]
             )
 
 
-# ---- gradients that are to be zeroed -----------------------------------------------------------
-
-
 def is_array(path: str, leaf: object) -> None:
     """An array, and not what an array was made of: zeros in that might be zeros in a copy."""
     if not isinstance(leaf, np.ndarray):
@@ -285,10 +302,11 @@ def gradients_apart(paths: Sequence[str], leaves: Sequence[Array | None]) -> Non
                 f"{path} overlaps itself (shape {array.shape}, strides {array.strides}): with "
                 "zero_grads=True an element would be zeroed before it is read; pass a copy"
             )
-    arrays, names = [array for _, array in found], [path for path, _ in found]
-    disjoint(
-        arrays, names, "with zero_grads=True it would be zeroed before it is read; pass a copy"
-    )
+    for k, i in meetings([array for _, array in found]):
+        raise ValueError(
+            f"{found[i][0]} overlaps {found[k][0]} in memory: with zero_grads=True it would be "
+            "zeroed before it is read; pass a copy"
+        )
 
 
 # ---- schedules ---------------------------------------------------------------------------------

@@ -135,7 +135,7 @@ cpdef enum:  # why it stops: the first two as instep_plan_set_gradient says
     MAY_OVERLAP = 2
     NOT_AN_ARRAY = 3
     WRONG_DTYPE = 4
-    READ_ONLY = 5  # the parameter
+    READ_ONLY = 5  # the parameter, or the copy of it that is the user's
     READ_ONLY_GRADIENT = 6  # which is to be zeroed
 
 # Elements below which a step takes about a microsecond: not worth a switch of the GIL.

@@ -34,6 +34,7 @@ cdef class Plan:
     cdef int *counts
     cdef int leaves, row_capacity, row_count
     cdef list parameters
+    cdef list given  # what the user may have made read-only: the parameters, or their copies
     cdef list states
     cdef list row_list
     cdef list averages
@@ -50,6 +51,7 @@ cdef class Plan:
         cdef instep_array array
         self.leaves = len(parameters)
         self.parameters = parameters
+        self.given = list(parameters)
         self.states = [None] * self.leaves
         self.averages = [None] * self.leaves
         self.copies = [None] * self.leaves
@@ -95,7 +97,8 @@ cdef class Plan:
         self.averages[leaf] = average
 
     def set_copy(self, int leaf, copy):
-        """Write the parameter, rounded, to this float16 or bfloat16 array too; None: to none."""
+        """Write the parameter, rounded, to this float16 or bfloat16 array too, the user's own;
+        None: to none."""
         cdef instep_array array
         if copy is None:
             instep_plan_set_copy(self.plan, leaf, NULL)
@@ -103,6 +106,7 @@ cdef class Plan:
             array = describe(copy, float_code(copy))
             instep_plan_set_copy(self.plan, leaf, &array)
         self.copies[leaf] = copy
+        self.given[leaf] = self.parameters[leaf] if copy is None else copy
 
     def set_rows(self, list row_of_leaf, list rows):
         """The rows of coefficients, and which of them each leaf has."""
@@ -146,7 +150,7 @@ cdef class Plan:
             if gradient is None:
                 instep_plan_set_gradient(self.plan, leaf, NULL, 0)
                 continue
-            if not cnp.PyArray_ISWRITEABLE(<cnp.ndarray>self.parameters[leaf]):
+            if not cnp.PyArray_ISWRITEABLE(<cnp.ndarray>self.given[leaf]):
                 self.reason = READ_ONLY
                 return leaf
             if not cnp.PyArray_CheckExact(gradient):

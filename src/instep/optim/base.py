@@ -12,9 +12,11 @@ from instep import _check, _core, config
 from instep._check import Array
 from instep.optim.extras import Extras, zero
 from instep.optim.groups import Check, Group, Values, is_group_list
-from instep.optim.leaves import GRADIENT, RULES, Cohort, Leaf, Leaves, given, labels_of
-from instep.optim.norm import count_unusable, gradient_norm, unusable
+from instep.optim.leaves import GRADIENT, RULES, Cohort, Leaf, Leaves, given, labels_of, renamed
+from instep.optim.memory import Factory, FactoryOption
+from instep.optim.norm import clips, count_unusable, gradient_norm, unusable
 from instep.optim.options import Option
+from instep.optim.precision import Masters
 from instep.optim.report import StepReport
 from instep.optim.state_dict import LoadReport, load, save
 from instep.tree import Structure, flatten_groups
@@ -37,7 +39,7 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_unlock_in_child)
 
 
-class Optimizer(Extras):
+class Optimizer(Masters, Extras):
     """What all optimizers share. Use a subclass: `SGD`, `RMSprop`, `Adam`, `AdamW`.
 
     A subclass names its hyperparameters, chooses the update rule of a group and computes the
@@ -48,6 +50,7 @@ class Optimizer(Extras):
     clip_value = Option(_check.number_or_schedule(_check.positive))
     nonfinite = Option(_check.nonfinite_policy, optional=False)
     threads = Option(_check.thread_count)
+    state_factory = FactoryOption(_check.array_factory)
 
     # Hyperparameters of a group: name -> check. `maximize` is added to all.
     hyperparameters: ClassVar[Mapping[str, Check]] = {}
@@ -69,6 +72,7 @@ class Optimizer(Extras):
         zero_grads: bool = False,
         stats: bool = False,
         threads: int | None = None,
+        state_factory: Factory | None = None,
     ) -> None:
         self._clip_norm: Any
         self._clip_value: Any
@@ -76,22 +80,20 @@ class Optimizer(Extras):
         self.defaults = {**defaults, "maximize": maximize}
         self._buffers: list[Array] | None = None
         self._listed = is_group_list(params)
-        self._begin(params if self._listed else [{"params": params}])
+        groups = params if self._listed else [{"params": params}]
+        self._begin(groups, type(self).state_factory.checked(state_factory))
         self.clip_norm = clip_norm
         self.clip_value = clip_value
         self.nonfinite = nonfinite
         self.threads = threads
-        self.ema_warmup, self.zero_grads, self.stats = ema_warmup, zero_grads, stats
-        self.ema_decay = ema_decay
-        if self._ema_warmup and ema_decay is None:
-            raise ValueError("ema_warmup=True needs ema_decay, which is None")
+        self._set_extras(ema_decay, ema_warmup, zero_grads, stats)
 
-    def _begin(self, groups: Sequence[Any]) -> None:
+    def _begin(self, groups: Sequence[Any], factory: Factory | None = None) -> None:
         self._steady = _core.Steady()
         self._steady.lock = threading.RLock()
         self._checks = {**self.hyperparameters, "maximize": _check.flag}
         self._groups: list[Group] = []
-        self._leaves = Leaves()
+        self._leaves = Leaves(factory)
         for group in groups:
             self._append_group(group)
         _living.add(self)
@@ -159,15 +161,12 @@ class Optimizer(Extras):
         root = f"params[{index}]['params']" if listed else "params"
         if structure.size == 0:
             raise ValueError(f"{root} holds no array; pass at least one parameter")
-        arrays = structure.flatten(options["params"], root)
-        leaves = [
-            Leaf(*label, _check.parameter(label[1], array))
-            for label, array in zip(labels_of(structure, index, listed), arrays, strict=True)
-        ]
+        given = structure.flatten(options["params"], root)
+        labels = labels_of(structure, index, listed)
+        leaves = [Leaf.of(*label, array) for label, array in zip(labels, given, strict=True)]
         present = self._leaves.all
         if listed and not self._listed:
-            labels = labels_of(self._groups[0].structure, 0, listed)
-            present = [leaf.renamed(*label) for label, leaf in zip(labels, present, strict=True)]
+            present = renamed(present, labels_of(self._groups[0].structure, 0, listed))
         members = range(len(present), len(present) + len(leaves))
         group = Group({**self.defaults, **options}, structure, members, self._checks, self._rule)
         self._steady.close()
@@ -185,17 +184,12 @@ class Optimizer(Extras):
         """Gradient buffers nested like the parameters, zero at first.
 
         Made on first use; backward code may write into them (``out=``), and `step` without
-        arguments then uses them.
+        arguments then uses them. float32 for float16 and bfloat16 parameters.
         """
         with self._steady.lock:
             if self._buffers is None:
                 self._buffers = [leaf.new_array(GRADIENT) for leaf in self._leaves.all]
-            return self._trees(self._buffers)
-
-    def _trees(self, arrays: Sequence[Any]) -> Any:
-        """The arrays, one per leaf, nested like the parameters."""
-        trees = [group.structure.build([arrays[i] for i in group.leaves]) for group in self._groups]
-        return trees if self._listed else trees[0]
+            return self._nested(self._buffers)
 
     def _flatten(self, grads: Any) -> list[Any]:
         if grads is _NOT_GIVEN:
@@ -246,6 +240,12 @@ class Optimizer(Extras):
             if type(done) is StepReport:
                 return done
             flat = done
+        return self._locked_step(grads, flat, grad_scale, None)
+
+    def _locked_step(
+        self, grads: Any, flat: list[Any] | None, grad_scale: float, policy: str | None
+    ) -> StepReport:
+        """The long way, one at a time. `policy` stands for `nonfinite` in this step, if given."""
         steady = self._steady
         with steady.lock:
             self._refuse_within("step()")
@@ -254,18 +254,20 @@ class Optimizer(Extras):
                 steady.close()
                 if flat is not None and len(flat) != len(self._leaves.all):
                     flat = None  # another thread added a group
-                return self._step(grads, flat, grad_scale)
+                return self._step(grads, flat, grad_scale, policy or self._nonfinite)
             finally:
                 steady.stepping = False
 
-    def _step(self, grads: Any, flat: list[Any] | None, grad_scale: float) -> StepReport:
-        """The long way. `flat`: the leaves of `grads`, if they have been collected."""
+    def _step(
+        self, grads: Any, flat: list[Any] | None, grad_scale: float, policy: str
+    ) -> StepReport:
+        """`flat`: the leaves of `grads`, if they have been collected."""
         step = self.steps
         for group in self._groups:
             if group.scheduled or group.options.changed:
                 group.advance(step)
         lr = self._groups[0].values["lr"]
-        clip_norm, limit = self._clips(step)
+        clip_norm, limit = clips(self._clip_norm, self._clip_value, step)
         if type(grad_scale) is not float or grad_scale != 1.0:
             grad_scale = _check.positive("grad_scale", grad_scale)
         self._prepare_extras(step)
@@ -274,7 +276,6 @@ class Optimizer(Extras):
 
         scale = unscale = 1.0 / grad_scale
         norm = bad = None
-        policy = self._nonfinite
         if clip_norm is not None or policy != "propagate":
             raw_norm, bad = gradient_norm(self._leaves, gradients, threads)
             norm = raw_norm * unscale
@@ -292,7 +293,7 @@ class Optimizer(Extras):
                     return StepReport(step, lr, False, norm, bad)
 
         leaves = self._leaves
-        leaves.hand_over(self._coefficients)
+        leaves.hand_over(self._coefficients, gradients)
         ceiling = _INFINITY if limit is None else limit
         measure = self._stats
         self._steady.step(leaves.plan, scale, ceiling, threads, unscale if measure else 0.0)
@@ -300,15 +301,6 @@ class Optimizer(Extras):
         if clip_norm is None and limit is None and policy == "propagate":
             self._open_steady()
         return _report(StepReport, (step + 1, lr, True, norm, bad, stats))
-
-    def _clips(self, step: int) -> tuple[float | None, float | None]:
-        """clip_norm and clip_value at the step."""
-        clip_norm, limit = self._clip_norm, self._clip_value
-        if clip_norm is not None and callable(clip_norm):
-            clip_norm = _check.scheduled(_check.non_negative, "clip_norm", clip_norm, step)
-        if limit is not None and callable(limit):
-            limit = _check.scheduled(_check.positive, "clip_value", limit, step)
-        return clip_norm, limit
 
     def _open_steady(self) -> None:
         """Let the next step take the short way, if it will be like this one."""
@@ -344,21 +336,31 @@ class Optimizer(Extras):
                 if leaf.state or steps[i]
             }
 
-    def state_dict(self) -> dict[str, Any]:
-        """A snapshot of states, step counts, hyperparameters and schedules, by parameter name.
+    def state_dict(self, *, copy: bool = True) -> dict[str, Any]:
+        """A snapshot of states, masters, averages, counts and hyperparameters, by parameter name.
 
         Arrays are copies, and so is what a `ReduceOnPlateau` has observed: later steps and
         metrics do not change it. Picklable if the schedules are.
+
+        Parameters
+        ----------
+        copy : bool, default True
+            With False, the arrays are those that the step updates.
 
         Raises
         ------
         TypeError, ValueError
             A bad change of `param_groups`, which the next step would refuse too.
         """
-        return save(self)
+        return save(self, copies=_check.flag("copy", copy))
 
     def load_state_dict(self, state: Mapping[str, Any], strict: bool = True) -> LoadReport:
         """Continue from a snapshot; its hyperparameters and schedules replace the present ones.
+
+        Masters are loaded, and written, rounded, to float16 and bfloat16 parameters; other
+        parameters are not part of a snapshot. What a `state_factory` gave is written over. A
+        snapshot that is older than `ema_decay`, `ema_warmup` and `zero_grads` leaves these as they
+        are.
 
         A `ReduceOnPlateau` that the optimizer has stays the object that it is and takes over what
         the one in its place had observed; parameters other than that one's are an error. Where
@@ -371,13 +373,14 @@ class Optimizer(Extras):
         strict : bool, default True
             Whether names must match exactly. With False, what matches is loaded: parameters that
             the snapshot does not know keep their state and step count, states without a
-            parameter are left out, and both are reported. Hyperparameters, options and `steps`
-            are the snapshot's in any case.
+            parameter are left out, and both are reported; so is a master that one side alone
+            has, and an average that is missing, which starts anew as a copy of the parameter.
+            Hyperparameters, options and `steps` are the snapshot's in any case.
 
         Returns
         -------
         LoadReport
-            ``missing`` and ``unexpected`` parameter names.
+            ``missing`` and ``unexpected`` parameter names, ``"<name>.master"``, ``"<name>.ema"``.
 
         Raises
         ------

@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import Any
-
-import numpy as np
 
 from instep import _check, _core
 from instep._check import Array
+from instep.optim import averages, precision
 from instep.optim.groups import Group, Values
+from instep.optim.memory import Factory, NewArrays, zeros_like
 from instep.tree import Structure
 
 Coefficients = Callable[[Values], tuple[float, ...]]
@@ -23,12 +24,8 @@ def given(rule: str) -> tuple[str, ...]:
     return names[2 : len(names) - derived]
 
 
-_LINE = 64  # bytes of a cache line
-_PAGE = 4096
-_APART = 768  # bytes between streams within a page
 GRADIENT = 4  # the stream behind the parameter (0) and its states, three at most
 AVERAGE = 5
-_LARGE = 16 * _PAGE  # where a page more is nothing
 
 
 @dataclass(slots=True)
@@ -38,33 +35,52 @@ class Leaf:
     name: str  # "layers.0.W"
     path: str  # "params['layers'][0]['W']"
     grad_path: str
-    parameter: Array
+    given: Array  # the user's
+    parameter: Array  # what the rule updates: the user's array itself, or its float32 master
     state: dict[str, Array] = field(default_factory=dict)
     average: Array | None = None
 
-    def renamed(self, name: str, path: str, grad_path: str) -> "Leaf":
-        return replace(self, name=name, path=path, grad_path=grad_path)
+    @classmethod
+    def of(cls, name: str, path: str, grad_path: str, given: object) -> "Leaf":
+        """The leaf of what the user gave as a parameter; without a master as yet."""
+        array = _check.parameter(path, given)
+        return cls(name, path, grad_path, array, array)
 
-    def new_average(self) -> Array:
-        average = self.new_array(AVERAGE)
-        average[...] = self.parameter
-        return average
+    @property
+    def has_master(self) -> bool:
+        return self.parameter is not self.given
 
     def new_array(self, stream: int) -> Array:
-        """Zeros of the parameter's shape and dtype, dense in the parameter's memory order.
+        """Zeros of the parameter's shape and dtype, dense in the parameter's memory order."""
+        return zeros_like(self.parameter, stream)
 
-        It lies as the parameter does relative to cache lines: csrc/step.h starts its vectors where
-        the parameter's lines start. Large ones lie `stream` times _APART further in their page:
-        stores and loads that agree in the last 12 bits of the address can wait for each other."""
-        like = self.parameter
-        # As csrc/view.c walks: axes by falling |stride|.
-        order = sorted(range(like.ndim), key=lambda axis: -abs(like.strides[axis]))
-        large = like.nbytes >= _LARGE
-        unit, offset = (_PAGE, _APART * stream) if large else (_LINE, 0)
-        room = np.zeros(like.size + unit // like.itemsize, like.dtype)
-        skip = (like.ctypes.data + offset - room.ctypes.data) % unit // like.itemsize
-        zeros = room[skip : skip + like.size].reshape([like.shape[axis] for axis in order])
-        return zeros.transpose(np.argsort(order)) if order else zeros
+    def new_state(self, stream: int, name: str, new: NewArrays) -> Array:
+        """Room for the state that is called so; zeros unless it is a factory's."""
+        array = new.ask(f"{self.name}.{name}", self.parameter, self.parameter.dtype)
+        return self.new_array(stream) if array is None else array
+
+    def new_average(self, new: NewArrays) -> Array:
+        """Room for its moving average."""
+        array = new.ask(f"{self.name}.ema", self.parameter, self.parameter.dtype)
+        return self.new_array(AVERAGE) if array is None else array
+
+    def written(self) -> Iterator[tuple[str, Array]]:
+        """Everything that a step writes, with its name for messages."""
+        yield self.path, self.given
+        if self.has_master:
+            yield f"the master of {self.path}", self.parameter
+        for name, array in self.state.items():
+            yield f"state[{self.name!r}][{name!r}]", array
+        if self.average is not None:
+            yield f"ema[{self.name!r}]", self.average
+
+
+def renamed(leaves: list[Leaf], labels: Iterator[tuple[str, str, str]]) -> list[Leaf]:
+    """The same leaves with other names."""
+    return [
+        replace(leaf, name=name, path=path, grad_path=grad_path)
+        for leaf, (name, path, grad_path) in zip(leaves, labels, strict=True)
+    ]
 
 
 def labels_of(structure: Structure, group: int, listed: bool) -> Iterator[tuple[str, str, str]]:
@@ -107,12 +123,13 @@ class Cohort(_core.Row):
 class Leaves:
     """All leaves of an optimizer, in the order of the flattened gradients."""
 
-    def __init__(self) -> None:
+    def __init__(self, factory: Factory | None = None) -> None:
+        self.factory = factory  # asked for states and masters, if there is one
         self.all: list[Leaf] = []
         self.cohorts: list[Cohort] = []
         self.plan = _core.Plan([])
         self.partial = False
-        self.averaged = False  # there is an average of every parameter
+        self.averaged = False  # there is a moving average of every parameter
 
     # ---- membership ------------------------------------------------------------------------
 
@@ -124,12 +141,16 @@ class Leaves:
             raise ValueError(
                 f"two parameters are called {twice!r}; rename a key: states are saved by name"
             )
-        arrays = [leaf.parameter for leaf in leaves]
-        _check.disjoint(arrays, [leaf.path for leaf in leaves])
-        plan = _core.Plan(arrays)
-        averages = self._averages(leaves, self.averaged)
+        _check.disjoint([leaf.given for leaf in leaves], [leaf.path for leaf in leaves])
+        present = leaves[: len(self.all)]
+        precision.add_masters(leaves[len(present) :], present, self.factory)
+        plan = _core.Plan([leaf.parameter for leaf in leaves])
+        for i, leaf in enumerate(leaves):
+            if leaf.has_master:
+                plan.set_copy(i, leaf.given)
+        kept = averages.complete(leaves, self.factory) if self.averaged else None
         self.all, self.plan = leaves, plan
-        self.set_averages(averages)
+        self.set_averages(kept)
         self.replace_cohorts([*self.cohorts, cohort])
 
     def replace_cohorts(self, cohorts: list[Cohort]) -> None:
@@ -140,36 +161,21 @@ class Leaves:
             cohort.rule, cohort.values = "", None
             names = RULES[cohort.group.rule][1]
             if names and all(name in self.all[cohort.leaves[0]].state for name in names):
-                self._allocate(cohort)
+                self._use(cohort)
         self.plan.finish()
         self._set_cohorts(cohorts)
 
-    @staticmethod
-    def _averages(leaves: list[Leaf], on: bool) -> list[Array] | None:
-        """The averages that there are, and copies of the parameters where there are none."""
-        if not on:
-            return None
-        return [leaf.new_average() if leaf.average is None else leaf.average for leaf in leaves]
-
     def average(self, on: bool) -> None:
         """Keep averages from now on, or drop them."""
-        self.set_averages(self._averages(self.all, on))
+        self.set_averages(averages.complete(self.all, self.factory) if on else None)
 
-    def set_averages(self, averages: list[Array] | None) -> None:
-        """Keep these, one per leaf, or none."""
-        self.averaged = averages is not None
+    def set_averages(self, kept: list[Array] | None) -> None:
+        """Keep these averages, one per leaf, or none."""
+        self.averaged = kept is not None
         for i, leaf in enumerate(self.all):
-            leaf.average = averages[i] if averages is not None else None
+            leaf.average = kept[i] if kept is not None else None
             self.plan.set_average(i, leaf.average)
         self.plan.finish()
-
-    def check_exchange(self) -> None:
-        """Can parameters and averages change places?"""
-        if not self.averaged:
-            raise ValueError("there are no averages to swap; set ema_decay first")
-        for leaf in self.all:
-            if not leaf.parameter.flags.writeable:
-                raise _check.read_only(leaf.path, leaf.parameter)
 
     def _set_cohorts(self, cohorts: list[Cohort]) -> None:
         rows = [0] * len(self.all)
@@ -186,11 +192,7 @@ class Leaves:
     def written(self) -> Iterator[tuple[str, Array]]:
         """Everything that a step writes, with its name for messages."""
         for leaf in self.all:
-            yield leaf.path, leaf.parameter
-            for name, array in leaf.state.items():
-                yield f"state[{leaf.name!r}][{name!r}]", array
-            if leaf.average is not None:
-                yield f"ema[{leaf.name!r}]", leaf.average
+            yield from leaf.written()
 
     # ---- one step --------------------------------------------------------------------------
 
@@ -203,7 +205,7 @@ class Leaves:
         while stop >= 0:
             leaf, trusted = self.all[stop], -1
             if self.plan.reason == _core.READ_ONLY:
-                raise _check.read_only(leaf.path, leaf.parameter)
+                raise _check.read_only(leaf.path, leaf.given)
             if self.plan.reason == _core.WRONG_SHAPE:
                 shape = leaf.parameter.shape
                 raise _check.gradient_shape(leaf.grad_path, gradients[stop], shape)
@@ -248,43 +250,50 @@ class Leaves:
         """Sum of (scale * g)^2 over the bound gradients, in float64."""
         return self.plan.sum_squares(scale, threads)
 
-    def _allocate_active(self) -> None:
+    def _allocate_active(self, gradients: list[Any]) -> None:
         """Make the states that the active cohorts' rules need and have not got."""
-        changed = False
-        for cohort in self.cohorts:
-            if cohort.active and cohort.rule != cohort.group.rule:
-                self._allocate(cohort)
-                changed = True
-        if changed:
+        cohorts = [c for c in self.cohorts if c.active and c.rule != c.group.rule]
+        new = NewArrays(self.factory)
+        made: dict[int, dict[str, Array]] = {}
+        for cohort in cohorts:
+            names = RULES[cohort.group.rule][1]
+            for i in cohort.leaves:
+                leaf = self.all[i]
+                made[i] = {
+                    name: leaf.new_state(stream, name, new)
+                    for stream, name in enumerate(names, 1)
+                    if name not in leaf.state
+                }
+        bound = zip(self.all, gradients, strict=True)
+        read = ((leaf.grad_path, array) for leaf, array in bound if array is not None)
+        new.check(chain(self.written(), read))
+        new.zero()
+        for cohort in cohorts:
+            for i in cohort.leaves:
+                self.all[i].state.update(made[i])
+                cohort.fresh = cohort.fresh or bool(made[i])
+            self._use(cohort)
+        if cohorts:
             self.plan.finish()
 
-    def _allocate(self, cohort: Cohort) -> None:
+    def _use(self, cohort: Cohort) -> None:
+        """Tell the core the cohort's rule and the states of its leaves."""
         number, names = RULES[cohort.group.rule][:2]
-        leaves = [self.all[i] for i in cohort.leaves]
-        new = [
-            {
-                name: leaf.new_array(stream)
-                for stream, name in enumerate(names, 1)
-                if name not in leaf.state
-            }
-            for leaf in leaves
-        ]
-        for i, leaf, states in zip(cohort.leaves, leaves, new, strict=True):
-            leaf.state.update(states)
-            self.plan.set_rule(i, number, tuple([leaf.state[name] for name in names]))
-            cohort.fresh = cohort.fresh or bool(states)
+        for i in cohort.leaves:
+            state = self.all[i].state
+            self.plan.set_rule(i, number, tuple([state[name] for name in names]))
         cohort.rule = cohort.group.rule
 
-    def hand_over(self, coefficients: Coefficients) -> None:
+    def hand_over(self, coefficients: Coefficients, gradients: list[Any]) -> None:
         """Give the core what changed of the active cohorts' rules and coefficients."""
         for cohort in self.cohorts:
             if cohort.values is not cohort.group.values and cohort.active:
+                if cohort.rule != cohort.group.rule:
+                    self._allocate_active(gradients)
                 self._hand_over_one(cohort, coefficients)
 
     def _hand_over_one(self, cohort: Cohort, coefficients: Coefficients) -> None:
         group = cohort.group
-        if cohort.rule != group.rule:
-            self._allocate_active()
         values = group.values
         sign = -1.0 if values["maximize"] else 1.0
         cohort.set(RULES[group.rule][0], sign, coefficients(values))

@@ -3,6 +3,10 @@
 from collections.abc import Callable
 from typing import Any, Literal, TypedDict
 
+import numpy as np
+
+from instep._check import Array
+
 
 class StepOptions(TypedDict, total=False):
     """The keyword-only options of every optimizer; documented with `SGD`."""
@@ -16,6 +20,7 @@ class StepOptions(TypedDict, total=False):
     zero_grads: bool
     stats: bool
     threads: int | None
+    state_factory: Callable[[str, tuple[int, ...], np.dtype[Any]], Array] | None
 
 
 class Option:

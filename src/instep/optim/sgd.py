@@ -25,8 +25,9 @@ class SGD(Optimizer):
     Parameters
     ----------
     params : tree of arrays, or list of dicts
-        float32 or float64 arrays in any nesting of dict, list and tuple, updated in place; or a
-        list of groups ``{"params": tree, "lr": ...}``.
+        float32, float64, float16 or ml_dtypes.bfloat16 arrays in any nesting of dict, list and
+        tuple, updated in place; or a list of groups ``{"params": tree, "lr": ...}``. float16 and
+        bfloat16 ones are the rounded values of float32 masters, see `master`.
     lr, momentum, dampening, weight_decay : float or schedule
         Defaults 1e-3, 0, 0, 0. A schedule is any callable of the 0-based step.
     nesterov : bool, default False
@@ -43,6 +44,16 @@ class SGD(Optimizer):
         say so in the report; or raise FloatingPointError before anything is written.
     threads : int, optional
         At most so many threads; None follows `instep.set_num_threads`. Never changes a bit.
+    state_factory : callable, optional
+        ``state_factory(name, shape, dtype) -> array`` provides the arrays that the optimizer
+        keeps, for example a `numpy.memmap` each, or arrays over shared memory: "W.exp_avg" for
+        the state of "W", "W.master" for its master. The array has exactly this shape and dtype,
+        is writable and has memory of its own; what it holds is written over. `shape` has the
+        parameter's axes in the order of its memory, so that an array in C order is read and
+        written from one end to the other. Masters are asked for when their parameter is added,
+        states at its first gradient or when they are loaded; nothing for empty parameters. What
+        is loaded later is written into the same arrays. Copies and pickles of the optimizer have
+        ordinary memory and no factory.
 
     References
     ----------

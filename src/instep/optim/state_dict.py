@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from instep import _check
 from instep._check import Array
+from instep.optim import averages
 from instep.optim.groups import Checked
-from instep.optim.leaves import AVERAGE, RULES, Cohort, Leaf, given
+from instep.optim.leaves import RULES, Cohort, Leaf, given
+from instep.optim.memory import Loading
+from instep.optim.precision import publish
 
 if TYPE_CHECKING:
     from instep.optim.base import Optimizer
@@ -17,8 +22,8 @@ if TYPE_CHECKING:
 
 VERSION = 1
 _MOST_STEPS = 2**62  # far below where the core's int64 ends
-_OPTIONS = ("clip_norm", "clip_value", "nonfinite", "ema_decay", "ema_warmup", "zero_grads")
-_LATER_OPTIONS = {"ema_decay", "ema_warmup", "zero_grads"}  # first snapshots had none of these
+_LATER_OPTIONS = ("ema_decay", "ema_warmup", "zero_grads")  # first snapshots had none of these
+_OPTIONS = ("clip_norm", "clip_value", "nonfinite", *_LATER_OPTIONS)
 _KEYS = ("version", "optimizer", "steps", "state", "param_groups", "options")
 
 
@@ -29,7 +34,8 @@ class LoadReport(NamedTuple):
     unexpected: tuple[str, ...]
 
 
-def save(opt: Optimizer) -> dict[str, Any]:
+def save(opt: Optimizer, copies: bool = True) -> dict[str, Any]:
+    """The state_dict. Without copies, its arrays are the ones that steps go on updating."""
     from instep.optim.plateaus import copied  # with it come the schedules, a third of an import
 
     with opt._steady.lock:
@@ -37,6 +43,7 @@ def save(opt: Optimizer) -> dict[str, Any]:
             if group.options.changed:
                 group.check(group.options)  # what is saved can be loaded
         memo: Memo = {}
+        leaves = averages.now(opt._leaves)
         return {
             "version": VERSION,
             "optimizer": type(opt).__name__,
@@ -49,24 +56,33 @@ def save(opt: Optimizer) -> dict[str, Any]:
             ],
             "state": {
                 name: {
-                    key: value.copy(order="K") if isinstance(value, np.ndarray) else value
+                    key: _saved(value, copies) if isinstance(value, np.ndarray) else value
                     for key, value in entry.items()
                 }
                 for name, entry in opt.state.items()
             },
-            "ema": _averages(opt),
+            "master": {
+                leaf.name: _saved(parameter, copies)
+                for leaf, parameter, _ in leaves
+                if leaf.has_master
+            },
+            "ema": {
+                leaf.name: _saved(average, copies)
+                for leaf, _, average in leaves
+                if average is not None
+            },
         }
 
 
-def _averages(opt: Optimizer) -> dict[str, Array]:
-    """Copies of the averages, which within `swap_ema` are where the parameters were."""
-    leaves = opt._leaves
-    arrays = [leaf.parameter if leaves.plan.exchanged else leaf.average for leaf in leaves.all]
-    return {
-        leaf.name: array.copy(order="K")
-        for leaf, array in zip(leaves.all, arrays, strict=True)
-        if array is not None and leaves.averaged
-    }
+def _saved(array: Array, copies: bool) -> Array:
+    return np.array(array, order="K") if copies else array  # the copy of a memmap is an array
+
+
+@contextmanager
+def held(opt: Optimizer) -> Iterator[dict[str, Any]]:
+    """The state_dict without copies, while no other thread can take a step."""
+    with opt._steady.lock:
+        yield save(opt, copies=False)
 
 
 def _fixed(value: Any) -> Any:
@@ -82,8 +98,9 @@ def load(opt: Optimizer, state: Mapping[str, Any], strict: bool) -> LoadReport:
         restoration = _restoration(opt, state["param_groups"], state["options"])
         groups = _checked_groups(opt, restoration.options[:-1])
         options = _checked_options(opt, restoration.options[-1])
-        report = _names(opt, state)
-        averages, report = _loaded_averages(opt, state, report, options["ema_decay"] is not None)
+        averaged = options["ema_decay"] is not None
+        saved_masters, saved_averages = state.get("master", {}), state.get("ema", {})
+        report = _names(opt, state, saved_masters, saved_averages, averaged)
         if strict and (report.missing or report.unexpected):
             raise ValueError(
                 f"the state does not fit the parameters: missing {list(report.missing)}, "
@@ -91,17 +108,29 @@ def load(opt: Optimizer, state: Mapping[str, Any], strict: bool) -> LoadReport:
             )
         present = opt._leaves.steps()
         entries: dict[int, tuple[int, dict[str, Array]]] = {}
+        loading = Loading(opt._leaves.factory)
         for i, leaf in enumerate(opt._leaves.all):
             if leaf.name in state["state"]:
-                entries[i] = _checked_entry(opt, leaf, state["state"][leaf.name])
+                entries[i] = _checked_entry(opt, leaf, state["state"][leaf.name], loading)
             elif leaf.name in report.missing:
                 entries[i] = present[i], leaf.state
+        masters = _load_masters(opt, saved_masters, loading)
+        kept: list[Array] | None = None
+        anew: list[tuple[Array, Leaf]] = []
+        if averaged:
+            kept, anew = _load_averages(opt, saved_averages, report.missing, loading)
         cohorts = _cohorts(opt, entries)
+        loading.check(opt._leaves.written())
 
+        loading.write()
+        for leaf in masters:
+            publish(leaf)
+        for average, leaf in anew:
+            average[...] = leaf.parameter
+        opt._leaves.set_averages(kept)
         restoration.apply()
         for group, (values, checked) in zip(opt._groups, groups, strict=True):
             group.replace(values, checked)
-        opt._leaves.set_averages(averages)
         for name, value in options.items():
             setattr(opt, name, value)
         for i, leaf in enumerate(opt._leaves.all):
@@ -127,8 +156,9 @@ def _check_header(opt: Optimizer, state: Mapping[str, Any]) -> int:
         raise ValueError(
             f"the state_dict is of {state['optimizer']}, the optimizer is {type(opt).__name__}"
         )
-    if not isinstance(state["state"], Mapping):
-        raise TypeError(f"'state' must be a dict, got {type(state['state']).__name__}")
+    for key in ("state", "master", "ema"):
+        if not isinstance(state.get(key, {}), Mapping):
+            raise TypeError(f"{key!r} must be a dict, got {type(state[key]).__name__}")
     return _count("steps", state["steps"])
 
 
@@ -153,7 +183,7 @@ def _restoration(opt: Optimizer, groups: Any, options: Any) -> Restoration:
         wanted = set(opt._checks)
         if not isinstance(group, Mapping) or set(group) - {"params"} != wanted:
             raise ValueError(f"a group of the state_dict needs {sorted(wanted)}, got {group!r}")
-    if not isinstance(options, Mapping) or set(options) | _LATER_OPTIONS != set(_OPTIONS):
+    if not isinstance(options, Mapping) or {*options, *_LATER_OPTIONS} != {*_OPTIONS}:
         raise ValueError(f"'options' of the state_dict needs {list(_OPTIONS)}, got {options!r}")
     options = {name: getattr(opt, name) for name in _LATER_OPTIONS} | dict(options)
     present: list[Options] = [
@@ -177,20 +207,82 @@ def _checked_options(opt: Optimizer, saved: Options) -> dict[str, Any]:
     return {name: getattr(type(opt), name).checked(saved[name]) for name in _OPTIONS}
 
 
-def _names(opt: Optimizer, state: Mapping[str, Any]) -> LoadReport:
-    """Parameters that the saved optimizer did not have, and the other way round."""
+def _names(
+    opt: Optimizer,
+    state: Mapping[str, Any],
+    masters: Mapping[str, Any],
+    averages: Mapping[str, Any],
+    averaged: bool,
+) -> LoadReport:
+    """Parameters that the saved optimizer did not have, and the other way round; masters too, and
+    averages, of which there will be some if `averaged`."""
     saved = {name for group in state["param_groups"] for name in group.get("params", ())}
-    saved |= set(state["state"])
-    saved |= set(_saved_averages(state))
-    present = [leaf.name for leaf in opt._leaves.all]
-    return LoadReport(
-        tuple(name for name in present if name not in saved),
-        tuple(sorted(name for name in saved if name not in present)),
-    )
+    saved |= set(state["state"]) | set(masters) | set(averages)
+    present = {leaf.name: leaf.has_master for leaf in opt._leaves.all}
+    missing = [name for name in present if name not in saved]
+    missing += [
+        f"{name}.master"
+        for name, has_master in present.items()
+        if has_master and name in saved and name not in masters
+    ]
+    lacking = [name for name in present if name in saved and name not in averages]
+    missing += [f"{name}.ema" for name in lacking if averaged]
+    unexpected = sorted(name for name in saved if name not in present)
+    unexpected += sorted(f"{name}.master" for name in masters if not present.get(name, True))
+    unexpected += sorted(f"{name}.ema" for name in averages if name in present and not averaged)
+    return LoadReport(tuple(missing), tuple(unexpected))
 
 
-def _checked_entry(opt: Optimizer, leaf: Leaf, entry: Any) -> tuple[int, dict[str, Any]]:
-    """(steps, states) of one leaf, the states copied into the layout that the core wants."""
+def _load_masters(opt: Optimizer, saved: Mapping[str, Any], loading: Loading) -> list[Leaf]:
+    """Plan to write the masters that there are on both sides; returns their leaves."""
+    leaves = [leaf for leaf in opt._leaves.all if leaf.has_master and leaf.name in saved]
+    for leaf in leaves:
+        if not leaf.given.flags.writeable:
+            raise _check.read_only(leaf.path, leaf.given)
+        values = _checked_array(f"master[{leaf.name!r}]", saved[leaf.name], leaf.given.shape)
+        loading.into(f"the master of {leaf.path}", leaf.parameter, values)
+    return leaves
+
+
+def _load_averages(
+    opt: Optimizer, saved: Mapping[str, Any], missing: tuple[str, ...], loading: Loading
+) -> tuple[list[Array], list[tuple[Array, Leaf]]]:
+    """All averages as they will be, and those that will start anew; plan to write the others.
+
+    As with states, what the snapshot does not know is kept."""
+    kept, anew = [], []
+    for leaf in opt._leaves.all:
+        present, name = leaf.average, f"ema[{leaf.name!r}]"
+        if present is not None and leaf.name in missing:
+            kept.append(present)
+            continue
+        there = present is not None and loading.factory is not None
+        average = present if there and present is not None else leaf.new_average(loading)
+        kept.append(average)
+        if leaf.name not in saved:
+            anew.append((average, leaf))
+            continue
+        values = _checked_array(name, saved[leaf.name], leaf.parameter.shape)
+        if there:
+            loading.into(f"{name} of the optimizer", average, values)
+        else:
+            loading.into_new(average, values)
+    return kept, anew
+
+
+def _checked_array(where: str, value: Any, shape: tuple[int, ...]) -> Array:
+    array = np.asarray(value)
+    if array.dtype.kind != "f":
+        raise TypeError(f"{where} must be floating-point, got {array.dtype}")
+    if array.shape != shape:
+        raise ValueError(f"{where} has shape {array.shape}, the parameter {shape}")
+    return array
+
+
+def _checked_entry(
+    opt: Optimizer, leaf: Leaf, entry: Any, loading: Loading
+) -> tuple[int, dict[str, Any]]:
+    """(steps, states) of one leaf: arrays in the layout that the core wants, not yet written."""
     where = f"state[{leaf.name!r}]"
     if not isinstance(entry, Mapping) or "step" not in entry:
         raise ValueError(f"{where} must be a dict with 'step' and arrays, got {entry!r:.80}")
@@ -202,56 +294,17 @@ def _checked_entry(opt: Optimizer, leaf: Leaf, entry: Any) -> tuple[int, dict[st
             continue
         if name not in known:
             raise ValueError(f"{where} has a state {name!r}; known: {sorted(known)}")
-        states[name] = _checked_array(f"{where}[{name!r}]", leaf, value, 1 + len(states))
+        array = _checked_array(f"{where}[{name!r}]", value, leaf.parameter.shape)
+        if loading.factory is not None and name in leaf.state:
+            states[name] = leaf.state[name]
+            loading.into(f"{where}[{name!r}] of the optimizer", states[name], array)
+        else:
+            states[name] = leaf.new_state(1 + len(states), name, loading)
+            loading.into_new(states[name], array)
     steps = _count(f"{where}['step']", entry["step"])
     if set(states) not in complete and (states or steps):
         raise ValueError(f"{where} has the states {sorted(states)} alone; known: {sorted(known)}")
     return steps, states
-
-
-def _checked_array(where: str, leaf: Leaf, value: Any, stream: int) -> Array:
-    """A copy in the layout that the core wants."""
-    array = np.asarray(value)
-    if array.dtype.kind != "f":
-        raise TypeError(f"{where} must be floating-point, got {array.dtype}")
-    if array.shape != leaf.parameter.shape:
-        raise ValueError(f"{where} has shape {array.shape}, the parameter {leaf.parameter.shape}")
-    new = leaf.new_array(stream)
-    with np.errstate(over="ignore"):
-        new[...] = array
-    return new
-
-
-def _saved_averages(state: Mapping[str, Any]) -> Mapping[str, Any]:
-    averages = state.get("ema", {})  # first snapshots had none
-    if not isinstance(averages, Mapping):
-        raise TypeError(f"'ema' must be a dict, got {type(averages).__name__}")
-    return averages
-
-
-def _loaded_averages(
-    opt: Optimizer, state: Mapping[str, Any], report: LoadReport, on: bool
-) -> tuple[list[Array] | None, LoadReport]:
-    """The averages as they will be, if they will be `on`, and the report with what they lack.
-
-    As with states: a parameter that the snapshot does not know keeps what it has, one that it
-    knows without an average starts anew."""
-    saved, leaves = _saved_averages(state), opt._leaves.all
-    if not on:
-        extra = [f"ema[{leaf.name!r}]" for leaf in leaves if leaf.name in saved]
-        return None, LoadReport(report.missing, (*report.unexpected, *extra))
-    averages, missing = [], []
-    for leaf in leaves:
-        if leaf.name in saved:
-            where = f"ema[{leaf.name!r}]"
-            averages.append(_checked_array(where, leaf, saved[leaf.name], AVERAGE))
-        elif leaf.name in report.missing and leaf.average is not None:
-            averages.append(leaf.average)
-        else:
-            averages.append(leaf.new_average())
-            if leaf.name not in report.missing:
-                missing.append(f"ema[{leaf.name!r}]")
-    return averages, LoadReport((*report.missing, *missing), report.unexpected)
 
 
 def _cohorts(opt: Optimizer, entries: Mapping[int, tuple[int, Any]]) -> list[Cohort]:
