@@ -38,6 +38,8 @@ class Adam(Optimizer):
         Never let the step grow because :math:`v` shrinks.
     maximize, clip_norm, clip_value, nonfinite, threads, state_factory
         As in `SGD`.
+    ema_decay, ema_warmup, zero_grads, stats
+        As in `SGD`.
 
     References
     ----------
@@ -120,6 +122,8 @@ class AdamW(Adam):
     params, lr, betas, eps, amsgrad
         As in `Adam`.
     maximize, clip_norm, clip_value, nonfinite, threads, state_factory
+        As in `SGD`.
+    ema_decay, ema_warmup, zero_grads, stats
         As in `SGD`.
     weight_decay : float or schedule, default 1e-2
         :math:`\lambda`; what is subtracted is ``lr * weight_decay * param``.

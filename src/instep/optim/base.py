@@ -215,6 +215,7 @@ class Optimizer(Masters, Extras):
         grads : tree of arrays, optional
             Nested like the parameters (with several groups: a list of such trees). Any float
             dtype, any strides, read-only and broadcast arrays too; never converted in place.
+            With `zero_grads` writable arrays, which are zeroed.
             None stands for a parameter without gradient, which then takes no part. Without
             `grads`, the buffers of `opt.grads` are used.
         grad_scale : float, default 1.0
@@ -232,7 +233,8 @@ class Optimizer(Masters, Extras):
         FloatingPointError
             A gradient is NaN or infinite and ``nonfinite="raise"``. Nothing has been written.
         RuntimeError
-            Called by a schedule of this optimizer in its step. Nothing has been written.
+            Called by a schedule of this optimizer in its step, or within its `swap_ema`. Nothing
+            has been written.
         """
         flat = None
         if grad_scale is _ONE and grads is not _NOT_GIVEN:

@@ -36,6 +36,8 @@ class RMSprop(Optimizer):
         Divide by the standard deviation instead of the root mean square.
     maximize, clip_norm, clip_value, nonfinite, threads, state_factory
         As in `SGD`.
+    ema_decay, ema_warmup, zero_grads, stats
+        As in `SGD`.
 
     References
     ----------
