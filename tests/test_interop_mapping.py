@@ -96,6 +96,14 @@ def test_parameters_without_gradient_have_no_entry():
     assert list(from_torch(there, opt)["state"]) == ["b"]
 
 
+def test_states_before_the_first_gradient_are_left_out():
+    """instep takes the next gradient for the first, which is not damped; so must PyTorch."""
+    for name in NAMES:
+        state = loaded(name).state_dict()
+        state["state"]["W"]["step"] = 0
+        assert 0 not in to_torch(state)["state"]
+
+
 def test_long_runs_are_counted_exactly():
     state = loaded("Adam").state_dict()
     for step, dtype in ((2**24, np.float32), (2**24 + 1, np.float64)):
@@ -160,6 +168,22 @@ def test_groups():
     np.testing.assert_array_equal(opt.state["1"]["exp_avg"], SECOND)
     assert plain(to_torch(opt)) == plain(theirs)
     assert [group["params"] for group in from_torch(theirs)["param_groups"]] == [["0.0"], ["1.0"]]
+
+
+def test_parameters_are_counted_over_all_groups():
+    params = [
+        {"params": [np.zeros(n, np.float32) for n in sizes]} for sizes in ((1, 2), (3,), (4,))
+    ]
+    opt = instep.SGD(params, momentum=0.5)
+    grads = [[np.ones(array.shape) for array in group["params"]] for group in params]
+    opt.step(grads)
+    there = to_torch(opt)
+    assert [group["params"] for group in there["param_groups"]] == [[0, 1], [2], [3]]
+    assert [entry["momentum_buffer"].size for entry in there["state"].values()] == [1, 2, 3, 4]
+    names = ["0.1", "0.0", "1.0", "2.0"]
+    there = to_torch(opt, names=names)
+    assert [entry["momentum_buffer"].size for entry in there["state"].values()] == [2, 1, 3, 4]
+    assert plain(from_torch(there, opt, names=names)) == plain(opt.state_dict())
 
 
 def test_indices_may_be_anything():

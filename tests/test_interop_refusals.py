@@ -60,6 +60,7 @@ REFUSED = {  # what is done to a state of Adam, of either library: what is said
         r"\['step'\] must be a whole number",
     ),
     "NaN": (lambda s: entry_of(s).update(step=float("nan")), r"\['step'\] must be a whole number"),
+    "infinite": (lambda s: entry_of(s).update(step=np.inf), r"\['step'\] must be a whole number"),
     "count text": (lambda s: entry_of(s).update(step="3"), r"\['step'\] must be a whole number"),
 }
 

@@ -76,7 +76,7 @@ def numbers(kind: str, group: Mapping[str, Any], where: str, step: int) -> dict[
 def _value(check: Callable[[str, object], Any], where: str, value: Any, step: int) -> Any:
     if check is _check.flag:
         return check(where, value)
-    if callable(value) and not hasattr(value, "item"):
+    if callable(value):
         return _check.scheduled(check, where, value, step)
     return check(where, _number(where, value))
 
