@@ -132,6 +132,18 @@ def test_what_only_instep_has_is_kept_by_like():
     assert state["seed"] == 7 and state["ema"]["W"] is FIRST
 
 
+def test_float32_masters_are_those_of_like():
+    """They are parameters, of which PyTorch's state has none."""
+    params = {"W": FIRST.astype(np.float16), "b": SECOND.copy()}
+    opt = instep.AdamW(params)
+    opt.step({"W": FIRST, "b": SECOND})
+    assert to_torch(opt)["state"][0]["exp_avg"].dtype == np.float32
+    master = opt.state_dict()["master"]["W"]
+    assert opt.load_state_dict(from_torch(THEIRS["AdamW"], opt)) == ((), ())
+    np.testing.assert_array_equal(opt.state_dict()["master"]["W"], master, strict=True)
+    np.testing.assert_array_equal(opt.state["W"]["exp_avg"], FIRST, strict=True)
+
+
 # ---- names, groups, steps ----------------------------------------------------------------------
 
 
