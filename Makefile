@@ -1,5 +1,5 @@
-.PHONY: dev test test-isa parity lint format test-c asan tsan test-aarch64 digits pictures bench bench-loss verdict \
-    range-test wheel clean
+.PHONY: dev test test-isa parity lint format test-c asan tsan test-aarch64 digits pictures bench bench-loss bench-pipeline \
+    verdict range-test kills wheel clean
 
 dev:      ; python -m pip install -e ".[test,demo,lint]"
 test:     ; python -m pytest
@@ -15,7 +15,9 @@ digits:   ; python examples/digits.py
 pictures: ; python docs/draw.py
 bench:    ; python -m benchmarks
 bench-loss: ; python -m benchmarks.bench_loss
+bench-pipeline: ; python -m benchmarks.bench_pipeline
 verdict:  ; python -m benchmarks.verdict
 range-test: ; python -m benchmarks.range_test
+kills:    ; python tests/checkpoint_kills.py 1000
 wheel:    ; python -m build
 clean:    ; rm -rf build dist src/*.egg-info src/instep/_core.c src/instep/*.so

@@ -6,18 +6,23 @@
  * so p and each s_k are read and written and g is read. Of a loss, prediction x and target t are
  * read and the gradient d is written; where the target is a label per row, only x is read:
  *     d = c * (x - t)        d = c * x
+ * Of pipelines: `around` reads all g first, then also moves an average e and writes zeros to g;
+ * `mixed` reads g of two bytes and writes a copy of p of two bytes; the states of `halves` and
+ * `bytes` have two bytes and one.
  * Nothing with these streams can be faster where memory is the limit. Compiled when the benchmark
  * starts, with -O3 -march=native. */
 #include <pthread.h>
 #include <stddef.h>
+#include <stdint.h>
 
 enum { SLOTS = 5, MAX_THREADS = 256 };
 /* The kinds; less than these: a step with so many states. */
-enum { LOSS_OF_LABELS = 4, LOSS = 5 };
+enum { LOSS_OF_LABELS = 4, LOSS = 5, AROUND = 6, MIXED = 7, HALVES = 8, BYTES = 9 };
 
 struct span {
     const size_t *lengths;
-    float *const *arrays; /* per leaf SLOTS: p, g and states, or d, x and t; unused ones NULL */
+    void *const *arrays; /* per leaf SLOTS: p, g and states (and e or the copy), or d, x and t;
+                            unused ones NULL */
     size_t leaves, repeats;
     int kind, thread, threads;
     float c;
@@ -79,9 +84,84 @@ static __attribute__((noinline)) void loss(size_t n, float *restrict d, const fl
     }
 }
 
+static __attribute__((noinline)) float sum(size_t n, const float *restrict g)
+{
+    float lane[64] = {0}, total = 0;
+    for (size_t i = 0; i + 64 <= n; i += 64) {
+        for (size_t j = 0; j < 64; ++j) {
+            lane[j] += g[i + j];
+        }
+    }
+    for (size_t j = 0; j < 64; ++j) {
+        total += lane[j];
+    }
+    return total;
+}
+
+static __attribute__((noinline)) void around(size_t n, float *restrict p, float *restrict g,
+                                             float *restrict a, float *restrict b,
+                                             float *restrict e, float c)
+{
+    for (size_t i = 0; i < n; ++i) {
+        a[i] += c;
+        b[i] += c;
+        p[i] += c * g[i];
+        e[i] += c * p[i];
+        g[i] = 0;
+    }
+}
+
+static __attribute__((noinline)) void mixed(size_t n, float *restrict p, const uint16_t *restrict g,
+                                            float *restrict a, float *restrict b,
+                                            uint16_t *restrict copy, float c)
+{
+    for (size_t i = 0; i < n; ++i) {
+        a[i] += c;
+        b[i] += c;
+        p[i] += c * (float)g[i];
+        copy[i] = (uint16_t)(g[i] + 1);
+    }
+}
+
+static __attribute__((noinline)) void halves(size_t n, float *restrict p, const float *restrict g,
+                                             uint16_t *restrict a, uint16_t *restrict b, float c)
+{
+    for (size_t i = 0; i < n; ++i) {
+        a[i] = (uint16_t)(a[i] + 1);
+        b[i] = (uint16_t)(b[i] + 1);
+        p[i] += c * g[i];
+    }
+}
+
+static __attribute__((noinline)) void bytes(size_t n, float *restrict p, const float *restrict g,
+                                            uint8_t *restrict a, uint8_t *restrict b, float c)
+{
+    for (size_t i = 0; i < n; ++i) {
+        a[i] = (uint8_t)(a[i] + 1);
+        b[i] = (uint8_t)(b[i] + 1);
+        p[i] += c * g[i];
+    }
+}
+
+static void pass_pipeline(int kind, size_t n, size_t start, void *const *array, float c)
+{
+    float *p = (float *)array[0] + start, *g = (float *)array[1] + start;
+    float *a = (float *)array[2] + start, *b = (float *)array[3] + start;
+    switch (kind) {
+    case AROUND: around(n, p, g, a, b, (float *)array[4] + start, c + 0 * sum(n, g)); break;
+    case MIXED:
+        mixed(n, p, (uint16_t *)array[1] + start, a, b, (uint16_t *)array[4] + start, c);
+        break;
+    case HALVES:
+        halves(n, p, g, (uint16_t *)array[2] + start, (uint16_t *)array[3] + start, c);
+        break;
+    default: bytes(n, p, g, (uint8_t *)array[2] + start, (uint8_t *)array[3] + start, c); break;
+    }
+}
+
 static void pass(const struct span *span, size_t leaf)
 {
-    float *const *array = span->arrays + leaf * SLOTS;
+    void *const *array = span->arrays + leaf * SLOTS;
     const size_t length = span->lengths[leaf];
     const size_t count = (size_t)span->threads, rank = (size_t)span->thread;
     /* Whole cache lines per thread: 16 floats. */
@@ -90,15 +170,20 @@ static void pass(const struct span *span, size_t leaf)
     const size_t stop = rank + 1 == count || start + share > length ? length : start + share;
     const size_t n = stop - start;
     const float c = span->c;
-    float *p = array[0] + start;
-    const float *g = array[1] + start;
+    float *p = (float *)array[0] + start, *a = (float *)array[2] + start;
+    float *b = (float *)array[3] + start, *d = (float *)array[4] + start;
+    const float *g = (float *)array[1] + start;
+    if (span->kind >= AROUND) {
+        pass_pipeline(span->kind, n, start, array, c);
+        return;
+    }
     switch (span->kind) {
     case 0: pass0(n, p, g, c); break;
-    case 1: pass1(n, p, g, array[2] + start, c); break;
-    case 2: pass2(n, p, g, array[2] + start, array[3] + start, c); break;
-    case 3: pass3(n, p, g, array[2] + start, array[3] + start, array[4] + start, c); break;
+    case 1: pass1(n, p, g, a, c); break;
+    case 2: pass2(n, p, g, a, b, c); break;
+    case 3: pass3(n, p, g, a, b, d, c); break;
     case LOSS_OF_LABELS: loss_of_labels(n, p, g, c); break;
-    default: loss(n, p, g, array[2] + start, c); break;
+    default: loss(n, p, g, a, c); break;
     }
 }
 
@@ -115,12 +200,12 @@ static void *work(void *argument)
 
 /* Do it `repeats` times over all leaves. Each thread keeps to its own share of every array, so they
  * need no barrier between them: creating the threads is paid once per call. 0 on success. */
-int roofline(size_t leaves, const size_t *lengths, float *const *arrays, int kind, float c,
+int roofline(size_t leaves, const size_t *lengths, void *const *arrays, int kind, float c,
              int threads, size_t repeats)
 {
     pthread_t ids[MAX_THREADS];
     struct span spans[MAX_THREADS];
-    if (threads < 1 || threads > MAX_THREADS || kind < 0 || kind > LOSS) {
+    if (threads < 1 || threads > MAX_THREADS || kind < 0 || kind > BYTES) {
         return -1;
     }
     for (int k = 0; k < threads; ++k) {

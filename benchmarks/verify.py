@@ -20,7 +20,7 @@ _SAMPLE = 4096
 _BLOCK = 1_048_576  # elements that the twin of a loss gets at a time
 
 
-def _positions(size: int) -> Array:
+def positions(size: int) -> Array:
     """All elements of a small array; of a large one both ends and an even spread.
 
     Every rule treats elements alone, so the twin of a sample is the sample of the twin.
@@ -33,21 +33,22 @@ def _positions(size: int) -> Array:
     return np.unique(np.concatenate([ends, spread, size - 1 - ends]))
 
 
+def sample(arrays: list[Array], at: list[Array]) -> list[Array]:
+    """The elements at these positions of each array, in float64."""
+    pairs = zip(arrays, at, strict=True)
+    return [np.asarray(array).reshape(-1)[where].astype(np.float64) for array, where in pairs]
+
+
 def step_error(contender: StepContender) -> float:
     """Take steps with new gradients each; how far the parameters are from the twin's."""
     shapes = contender.task.work.shapes
     start = parameters(shapes)
     contender.allocate(start)
-    positions = [_positions(array.size) for array in start]
-
-    def sample(arrays: list[Array]) -> list[Array]:
-        pairs = zip(arrays, positions, strict=True)
-        return [np.asarray(array).reshape(-1)[at].astype(np.float64) for array, at in pairs]
-
-    sampled_start = sample(start)
+    at = [positions(array.size) for array in start]
+    sampled_start = sample(start, at)
     sampled_gradients = []
     for gradients in gradient_steps(shapes, STEPS):
-        sampled_gradients.append(sample(gradients))
+        sampled_gradients.append(sample(gradients, at))
         contender.set_gradients(gradients)
         contender.run(1)
 
@@ -56,7 +57,7 @@ def step_error(contender: StepContender) -> float:
         contender.twin(reference), sampled_start, sampled_gradients, **contender.hyper
     )
     expected, before = np.concatenate(twin), np.concatenate(sampled_start)
-    error = np.abs(np.concatenate(sample(contender.values())) - expected)
+    error = np.abs(np.concatenate(sample(contender.values(), at)) - expected)
     # np.max keeps NaN, so that it fails every comparison with the bound.
     return float(np.max(error) / np.max(np.abs(expected - before)))
 

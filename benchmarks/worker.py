@@ -13,7 +13,6 @@ import time
 from typing import Any, TextIO
 
 from benchmarks.contenders.base import Contender
-from benchmarks.verify import BOUND
 
 
 def _pin(cpus: list[int]) -> None:
@@ -46,9 +45,10 @@ class Worker:
         self.release()
         self.contender = self.kind(task, self.threads)
         error = self.contender.error()
-        if not error <= BOUND:  # NaN fails too
+        bound = self.contender.bound
+        if not error <= bound:  # NaN fails too
             self.release()
-            raise ArithmeticError(f"error {error:.1e} against the twin, allowed {BOUND:.0e}")
+            raise ArithmeticError(f"error {error:.1e} against the twin, allowed {bound:.0e}")
         return {"times": self._times_in(seconds), "error": error}
 
     def _times_in(self, seconds: float) -> int:

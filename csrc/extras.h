@@ -1,13 +1,19 @@
 /* extras.h: what a step does with a tile besides the update, while it is in the L1 cache.
  *
- *     average += weight * (p - average)      weight = 1 - decay; torch's lerp_ for weight < 1/2
+ *     average += weight * (p - average)      weight = 1 - decay
  *     copy     = p, rounded to nearest
  *     gradient = 0
  *     measures += squares of gradient, update and p; elements that the limit cut */
 
+/* From the nearer end, as torch's lerp_ does: a weight of 1 gives p itself. */
 static void FN(move_average)(size_t n, REAL *restrict average, const REAL *restrict p, REAL weight)
 {
-    for (size_t i = 0; i < n; ++i) average[i] += weight * (p[i] - average[i]);
+    const REAL rest = 1 - weight;
+    if (weight < (REAL)0.5)
+        for (size_t i = 0; i < n; ++i) average[i] += weight * (p[i] - average[i]);
+    else
+        for (size_t i = 0; i < n; ++i)
+            average[i] = rest != 0 ? p[i] - rest * (p[i] - average[i]) : p[i];
 }
 
 static void FN(average)(const instep_leaf *leaf, size_t start, size_t n, const REAL *p,
@@ -29,16 +35,44 @@ static void FN(follow)(const instep_leaf *leaf, size_t start, size_t count, doub
     }
 }
 
-/* All bits zero are 0 in every float type. */
+/* The parameter and its average change places; the copy follows the parameter. */
+static void FN(exchange)(const instep_leaf *leaf, size_t start, size_t count)
+{
+    _Alignas(64) REAL buffer[2][INSTEP_TILE];
+    for (const size_t end = start + count; start < end; start += INSTEP_TILE) {
+        const size_t n = end - start < INSTEP_TILE ? end - start : INSTEP_TILE;
+        REAL *restrict p = FN(borrow)(&leaf->parameter, start, n, buffer[0]);
+        REAL *restrict average = FN(borrow)(&leaf->average, start, n, buffer[1]);
+        for (size_t i = 0; i < n; ++i) {
+            const REAL value = p[i];
+            p[i] = average[i];
+            average[i] = value;
+        }
+        if (leaf->copied) FN(store)(p, &leaf->copy, start, n);
+        FN(give_back)(&leaf->parameter, start, n, p, buffer[0]);
+        FN(give_back)(&leaf->average, start, n, average, buffer[1]);
+    }
+}
+
+ALWAYS_INLINE static void FN(zero_run)(char *at, intptr_t stride, size_t count, size_t size)
+{
+    if (stride == (intptr_t)size) memset(at, 0, count * size);
+    else
+        for (intptr_t i = 0; i < (intptr_t)count; ++i) memset(at + i * stride, 0, size);
+}
+
+/* All bits zero are 0 in every float type. A known size makes each memset a store. */
 static void FN(zero)(const instep_view *view, size_t start, size_t count)
 {
-    const size_t size = (size_t)instep_itemsize((instep_dtype)view->dtype);
     while (count > 0) {
         const size_t run = instep_view_run(view, start, count);
         char *at = instep_view_at(view, start);
-        if (view->stride == (intptr_t)size) memset(at, 0, run * size);
-        else
-            for (size_t i = 0; i < run; ++i) memset(at + (intptr_t)i * view->stride, 0, size);
+        switch (instep_itemsize((instep_dtype)view->dtype)) {
+        case 2: FN(zero_run)(at, view->stride, run, 2); break;
+        case 4: FN(zero_run)(at, view->stride, run, 4); break;
+        case 8: FN(zero_run)(at, view->stride, run, 8); break;
+        default: FN(zero_run)(at, view->stride, run, sizeof(long double)); break;
+        }
         start += run;
         count -= run;
     }
@@ -76,11 +110,19 @@ static void FN(measure_gradient)(FN(lanes) * lanes, const instep_leaf *leaf, siz
 static void FN(add_changes)(double *restrict lanes, const REAL *restrict after,
                             const REAL *restrict before, size_t n)
 {
-    for (size_t i = 0; i < n; i += INSTEP_LANES)
-        for (size_t j = 0; j < INSTEP_LANES && i + j < n; ++j) {
+    double lane[INSTEP_LANES];
+    size_t i = 0;
+    memcpy(lane, lanes, sizeof lane);
+    for (; i + INSTEP_LANES <= n; i += INSTEP_LANES)
+        for (size_t j = 0; j < INSTEP_LANES; ++j) {
             const double change = (double)after[i + j] - (double)before[i + j];
-            lanes[j] += change * change;
+            lane[j] += change * change;
         }
+    for (size_t j = 0; i + j < n; ++j) {
+        const double change = (double)after[i + j] - (double)before[i + j];
+        lane[j] += change * change;
+    }
+    memcpy(lanes, lane, sizeof lane);
 }
 
 static void FN(measure_parameter)(FN(lanes) * lanes, const REAL *after, const REAL *before,

@@ -14,9 +14,12 @@ enum {
 
 static intptr_t *gradient_axes(const instep_leaf *leaf) { return leaf->shape + 3 * leaf->ndim; }
 
+/* As the gradient was given. */
+static intptr_t *gradient_strides(const instep_leaf *leaf) { return leaf->shape + 5 * leaf->ndim; }
+
 static intptr_t *state_axes(const instep_leaf *leaf, int state)
 {
-    return leaf->shape + (5 + 2 * state) * leaf->ndim;
+    return leaf->shape + (6 + 2 * state) * leaf->ndim;
 }
 
 static intptr_t *average_axes(const instep_leaf *leaf)
@@ -37,7 +40,8 @@ instep_plan *instep_plan_create(int leaves)
     plan->leaf = instep_allocate((size_t)leaves * sizeof *plan->leaf);
     plan->range = instep_allocate((size_t)leaves * MOST_RANGES * sizeof *plan->range);
     plan->reach = instep_allocate((size_t)leaves * MOST_RANGES * sizeof *plan->reach);
-    if (plan->leaf == NULL || plan->range == NULL || plan->reach == NULL) {
+    plan->bound = instep_allocate((size_t)leaves * sizeof *plan->bound);
+    if (plan->leaf == NULL || plan->range == NULL || plan->reach == NULL || plan->bound == NULL) {
         instep_plan_destroy(plan);
         return NULL;
     }
@@ -54,6 +58,7 @@ void instep_plan_destroy(instep_plan *plan)
     instep_free(plan->leaf);
     instep_free(plan->range);
     instep_free(plan->reach);
+    instep_free(plan->bound);
     instep_free(plan->piece);
     instep_free(plan->block);
     instep_free(plan);
@@ -63,8 +68,9 @@ int instep_plan_set_parameter(instep_plan *plan, int index, const instep_array *
 {
     instep_leaf *leaf = &plan->leaf[index];
     const size_t ndim = (size_t)parameter->ndim;
-    /* The shape, then lengths and strides of parameter, gradient, states, average and copy. */
-    leaf->shape = instep_allocate((9 + 2 * INSTEP_MAX_STATES) * ndim * sizeof *leaf->shape);
+    /* The shape; lengths and strides of parameter and gradient, and its strides as they were
+     * given; lengths and strides of states, average and copy. */
+    leaf->shape = instep_allocate((10 + 2 * INSTEP_MAX_STATES) * ndim * sizeof *leaf->shape);
     leaf->order = instep_allocate(ndim * sizeof *leaf->order);
     if (leaf->shape == NULL || leaf->order == NULL) return -1;
     for (size_t axis = 0; axis < ndim; ++axis) leaf->shape[axis] = parameter->shape[axis];
@@ -184,11 +190,12 @@ static void note_state(instep_plan *plan, const instep_leaf *leaf, int k)
 int instep_plan_finish(instep_plan *plan)
 {
     if (plan->piece == NULL && cut(plan) != 0) return -1;
-    plan->ranges = 0;
+    plan->ranges = plan->averaged = 0;
     for (int i = 0; i < plan->leaves; ++i) {
         instep_leaf *leaf = &plan->leaf[i];
-        leaf->low = leaf->high = 0; /* what was found clear may not be any more */
+        leaf->clear = 0; /* what was found clear may not be any more */
         if (leaf->size == 0) continue;
+        plan->averaged += leaf->averaged ? leaf->size : 0;
         note_range(plan, &leaf->parameter, leaf->size);
         for (int k = 0; k < leaf->states; ++k) note_state(plan, leaf, k);
         if (leaf->averaged) note_range(plan, &leaf->average, leaf->size);
@@ -214,32 +221,72 @@ static int meets(const instep_plan *plan, uintptr_t low, uintptr_t high)
     return below > 0 && plan->reach[below - 1] > low;
 }
 
+/* Does it lie as the last one of the leaf? */
+static int lies_as_before(const instep_leaf *leaf, const instep_array *gradient)
+{
+    const intptr_t *strides = gradient_strides(leaf);
+    if (gradient->data != leaf->gradient.data) return 0;
+    if (gradient->dtype != (instep_dtype)leaf->gradient.dtype) return 0;
+    for (int axis = 0; axis < leaf->ndim; ++axis)
+        if (gradient->strides[axis] != strides[axis]) return 0;
+    return 1;
+}
+
 int instep_plan_set_gradient(instep_plan *plan, int index, const instep_array *gradient,
                              int trusted)
 {
     instep_leaf *leaf = &plan->leaf[index];
-    uintptr_t low, high;
-    if (leaf->active) plan->active -= leaf->size;
+    const int was_active = leaf->active;
+    if (was_active) plan->active -= leaf->size;
     leaf->active = 0;
+    plan->apart &= was_active == (gradient != NULL);
     if (gradient == NULL) return 0;
     if (gradient->ndim != leaf->ndim) return 1;
     for (int axis = 0; axis < leaf->ndim; ++axis)
         if (gradient->shape[axis] != leaf->shape[axis]) return 1;
-    leaf->gradient = instep_view_of(gradient, leaf->order, gradient_axes(leaf));
-    if (!trusted && leaf->size > 0) {
-        instep_view_range(&leaf->gradient, leaf->size, &low, &high);
-        if (low != leaf->low || high != leaf->high) {
-            if (meets(plan, low, high)) return 2;
-            leaf->low = low;
-            leaf->high = high;
-        }
+    if (!lies_as_before(leaf, gradient)) {
+        plan->apart = leaf->clear = 0;
+        leaf->gradient = instep_view_of(gradient, leaf->order, gradient_axes(leaf));
+        for (int axis = 0; axis < leaf->ndim; ++axis)
+            gradient_strides(leaf)[axis] = gradient->strides[axis];
     }
+    if (!leaf->clear && !trusted && leaf->size > 0) {
+        uintptr_t low, high;
+        instep_view_range(&leaf->gradient, leaf->size, &low, &high);
+        if (meets(plan, low, high)) return 2;
+    }
+    leaf->clear = 1;
     leaf->active = 1;
     plan->active += leaf->size;
     return 0;
 }
 
 size_t instep_plan_bound(const instep_plan *plan) { return plan->active; }
+
+size_t instep_plan_work(const instep_plan *plan)
+{
+    return plan->active > plan->averaged ? plan->active : plan->averaged;
+}
+
+int instep_plan_gradients_apart(instep_plan *plan, int trusted)
+{
+    size_t count = 0;
+    plan->apart |= trusted;
+    if (plan->apart) return 1;
+    for (int i = 0; i < plan->leaves; ++i) {
+        const instep_leaf *leaf = &plan->leaf[i];
+        if (!leaf->active || leaf->size == 0) continue;
+        const instep_array given = {leaf->gradient.data, leaf->shape, gradient_strides(leaf),
+                                    leaf->ndim, (instep_dtype)leaf->gradient.dtype};
+        if (!leaf->gradient.dense && !instep_is_nested(&given)) return 0;
+        instep_range *range = &plan->bound[count++];
+        instep_view_range(&leaf->gradient, leaf->size, &range->low, &range->high);
+    }
+    qsort(plan->bound, count, sizeof *plan->bound, by_low);
+    for (size_t k = 1; k < count; ++k)
+        if (plan->bound[k].low < plan->bound[k - 1].high) return 0;
+    return plan->apart = 1;
+}
 
 typedef struct {
     instep_plan *plan;
@@ -295,12 +342,30 @@ double instep_plan_sum_squares(instep_plan *plan, double scale, int threads)
 void instep_plan_step(instep_plan *plan, const double *rows, const instep_step_options *options)
 {
     job work = {.plan = plan, .kernels = instep_kernels(), .rows = rows, .options = options};
-    const int threads = plan->active < SPLIT ? 1 : options->threads;
+    const int threads = instep_plan_work(plan) < SPLIT ? 1 : options->threads;
     /* To and fro: what the last step touched last is still in the cache. With more threads a
      * block would change cores. */
     plan->backwards = threads == 1 && !plan->backwards;
     work.backwards = plan->backwards;
     instep_parallel(plan->blocks, threads, step_block, &work);
+}
+
+static void exchange_block(void *context, size_t block)
+{
+    const job *work = context;
+    const instep_plan *plan = work->plan;
+    for (size_t k = plan->block[block]; k < plan->block[block + 1]; ++k) {
+        const instep_piece *piece = &plan->piece[k];
+        const instep_leaf *leaf = &plan->leaf[piece->leaf];
+        const instep_typed *typed = leaf->bits == 32 ? work->kernels->f32 : work->kernels->f64;
+        if (leaf->averaged) typed->exchange(leaf, piece->start, (size_t)piece->count);
+    }
+}
+
+void instep_plan_exchange(instep_plan *plan, int threads)
+{
+    job work = {.plan = plan, .kernels = instep_kernels()};
+    instep_parallel(plan->blocks, plan->averaged < SPLIT ? 1 : threads, exchange_block, &work);
 }
 
 void instep_plan_measured(const instep_plan *plan, instep_measures *leaves)

@@ -15,13 +15,13 @@ typedef struct {
     float *scale[INSTEP_MAX_STATES]; /* of the blocks of states in 8 bits */
     intptr_t *shape;                 /* as given, ndim lengths; the axes of all views follow it */
     int *order;                      /* the walk order, ndim axes */
-    uintptr_t low, high;             /* byte range of a gradient already found clear of the plan */
     int32_t row;
     uint32_t index; /* its number in the plan */
     int16_t rule;
     uint8_t ndim, states, bits, active, averaged, copied;
     uint8_t blocked;        /* has states in 8 bits */
     uint8_t words, nearest; /* bits: words of random bits drawn, states rounded to the nearest */
+    uint8_t clear;          /* the last gradient is known to be clear of what the plan writes */
 } instep_leaf;
 
 typedef struct {
@@ -39,12 +39,15 @@ struct instep_plan {
     int leaves;
     int backwards; /* the direction of the last step */
     size_t pieces, blocks, ranges;
-    size_t active; /* elements with a bound gradient */
+    size_t active;   /* elements with a bound gradient */
+    size_t averaged; /* elements with an average */
+    int apart;       /* the bound gradients are known to share no byte, also within themselves */
     instep_leaf *leaf;
     instep_piece *piece;
     size_t *block;       /* pieces block[k] to block[k + 1] are one unit of work for a thread */
     instep_range *range; /* bytes of parameters and states, ascending by low */
     uintptr_t *reach;    /* reach[k]: the highest end among range[0..k] */
+    instep_range *bound; /* of the gradients, while they are compared */
 };
 
 #endif

@@ -68,6 +68,7 @@ typedef struct {
     void (*step)(const instep_leaf *leaf, size_t start, size_t count, const double *row,
                  const instep_step_options *options, instep_measures *measures);
     void (*follow)(const instep_leaf *leaf, size_t start, size_t count, double weight);
+    void (*exchange)(const instep_leaf *leaf, size_t start, size_t count);
     double (*elementwise)(int loss, const instep_loss_views *views, size_t start, size_t count);
     instep_span classwise[INSTEP_CLASSWISE_LOSSES];
     void (*region_sums)(const instep_loss_views *views, size_t start, size_t count, double sums[3]);

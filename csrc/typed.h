@@ -34,6 +34,7 @@
 static const instep_typed FN(typed) = {
     .step = FN(step),
     .follow = FN(follow),
+    .exchange = FN(exchange),
     .elementwise = FN(elementwise),
     .classwise =
         {

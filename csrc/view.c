@@ -23,6 +23,21 @@ void instep_walk_order(int *order, const instep_array *array)
     }
 }
 
+int instep_is_nested(const instep_array *array)
+{
+    int order[INSTEP_MAX_DIMS];
+    intptr_t extent = instep_itemsize(array->dtype);
+    instep_walk_order(order, array);
+    for (int k = array->ndim - 1; k >= 0; --k) {
+        const intptr_t length = array->shape[order[k]];
+        const intptr_t stride = magnitude(array->strides[order[k]]);
+        if (length == 1) continue;
+        if (stride < extent) return 0;
+        extent += stride * (length - 1);
+    }
+    return 1;
+}
+
 instep_view instep_view_of(const instep_array *array, const int *order, intptr_t *axes)
 {
     const intptr_t itemsize = instep_itemsize(array->dtype);

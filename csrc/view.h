@@ -46,6 +46,10 @@ void instep_view_range(const instep_view *view, size_t size, uintptr_t *low, uin
 
 size_t instep_size(const instep_array *array);
 
+/* Do no two elements share a byte, since each axis steps over all that lies within it? 0 may also
+ * mean that the axes interleave. */
+int instep_is_nested(const instep_array *array);
+
 /* The element at position `index` of the walk. */
 static inline char *instep_view_at(const instep_view *view, size_t index)
 {

@@ -1,5 +1,7 @@
 """What the tests share: instruction sets, guarded arrays of every layout, seeded randomness."""
 
+import contextlib
+import importlib.util
 import os
 import subprocess
 import sys
@@ -15,12 +17,29 @@ from instep import _core
 
 ISAS = instep.available_isas()
 DTYPES = [np.dtype(np.float32), np.dtype(np.float64)]
+# Parameters that have float32 masters.
+LOW = [np.dtype(np.float16)]
+if importlib.util.find_spec("ml_dtypes"):
+    import ml_dtypes
+
+    LOW.append(np.dtype(ml_dtypes.bfloat16))
 # Error of parameters and states, relative to the distance travelled.
 TOLERANCE = {np.dtype(np.float32): 2e-5, np.dtype(np.float64): 1e-11}
 # Around vector widths (4, 8, 16), unrolled ones and tiles.
 SIZES = [0, 1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 33, 63, 64, 65, 127, 129, 1000, 4099]
 GUARD = 0xA5
 GUARD_BYTES = 256
+
+
+@contextlib.contextmanager
+def on_isa(name):
+    """Compute with the kernels of this instruction set."""
+    before = instep.isa()
+    assert _core.select_isa(name)
+    try:
+        yield
+    finally:
+        _core.select_isa(before)
 
 
 # ---- fixtures --------------------------------------------------------------------------------
@@ -37,6 +56,12 @@ def isa(request):
 
 @pytest.fixture(params=DTYPES, ids=["f32", "f64"])
 def dtype(request):
+    return request.param
+
+
+@pytest.fixture(params=LOW, ids=str)
+def low(request):
+    """The dtypes of parameters that have a float32 master."""
     return request.param
 
 
@@ -184,9 +209,28 @@ def assert_close_to_twin(opt, params, starts, expected, expected_states, names=N
             assert error < tolerance, f"{names[k]}.{key}: {error:.2g}"
 
 
+def average_error(found, expected, start, decay):
+    """Error of an average in units of what docs/math.md allows: that of the parameters, and half
+    a unit in the last place of its size per step, of which 1 / (1 - decay) add up."""
+    if found.size == 0:
+        return 0.0
+    way = np.max(np.abs(expected - np.asarray(start, np.float64)))
+    size = max(np.max(np.abs(expected)), np.max(np.abs(start)))
+    bound = TOLERANCE[found.dtype] * way + np.finfo(found.dtype).eps * size / (1 - decay)
+    return float(np.max(np.abs(found.astype(np.float64) - expected)) / bound)
+
+
 def bits(array):
     """The elements' bytes in C order, whatever the layout."""
     return np.asarray(array).tobytes()
+
+
+def assert_rounded(given, master):
+    """The user's array is the master rounded to nearest, bit for bit but for NaN's own bits."""
+    with np.errstate(over="ignore", invalid="ignore"):  # signalling NaN
+        rounded = master.astype(given.dtype)
+    nan = np.isnan(master)
+    assert np.isnan(given[nan]).all() and bits(given[~nan]) == bits(rounded[~nan])
 
 
 def everything(opt, *arrays):
@@ -195,7 +239,8 @@ def everything(opt, *arrays):
         name: {key: bits(v) if key != "step" else v for key, v in entry.items()}
         for name, entry in opt.state.items()
     }
-    return opt.steps, [bits(a) for a in arrays], states
+    averages = None if opt.ema is None else [bits(average) for average in leaves(opt.ema)]
+    return opt.steps, [bits(a) for a in arrays], states, averages
 
 
 def tiny_problem(seed=0, steps=8, dtype=np.float32):
@@ -244,6 +289,18 @@ def quadratic(target=2.0):
 def near_zero(seed=0, size=50):
     """Parameters to start from."""
     return np.random.default_rng(seed).normal(0, 0.1, size)
+
+
+class Shelf:
+    """A `state_factory` that remembers what it was asked for; its arrays are full of rubbish."""
+
+    def __init__(self, make=lambda shape, dtype: np.full(shape, np.nan, dtype)):
+        self.arrays, self.asked, self.make = {}, [], make
+
+    def __call__(self, name, shape, dtype):
+        self.asked.append((name, shape, dtype))
+        self.arrays[name] = self.make(shape, dtype)
+        return self.arrays[name]
 
 
 # ---- other processes -------------------------------------------------------------------------

@@ -168,11 +168,13 @@ def hyper_at(value, t):
 
 
 @np.errstate(all="ignore")
-def run(rule, params, grads_per_step, *, clip_norm=None, clip_value=None, grad_scale=1.0, **hyper):
+def run(rule, params, grads_per_step, *, clip_norm=None, clip_value=None, grad_scale=1.0,
+        trace=None, **hyper):  # fmt: skip
     """Many steps of one rule over a list of leaves; returns (params, states, steps).
 
     A leaf whose gradient is None is left as it is and its own count does not advance.
     Hyperparameters may be callables of the 0-based global step, also inside ``betas``.
+    ``trace``, a list, gets the parameters as they are after each step.
     """
     params = [_f64(p) for p in params]
     states = [{} for _ in params]
@@ -189,7 +191,44 @@ def run(rule, params, grads_per_step, *, clip_norm=None, clip_value=None, grad_s
             if grad is not None:
                 steps[i] += 1
                 params[i], states[i] = rule(params[i], grad, states[i], step=steps[i], **now)
+        if trace is not None:
+            trace.append(list(params))
     return params, states, steps
+
+
+# ---- what a step does besides ----------------------------------------------------------------
+
+
+def ema(starts, trace, *, decay, warmup=False):
+    """Moving averages over the steps whose parameters `trace` holds (see `run`).
+
+    a = the parameter at the start;  then per 0-based step t, with or without a gradient,
+    d = decay, or min(decay, (1 + t) / (10 + t)) with warmup;  a += (1 - d) * (p - a)
+    """
+    averages = [_f64(p) for p in starts]
+    for t, params in enumerate(trace):
+        d = hyper_at(decay, t)
+        d = min(d, (1 + t) / (10 + t)) if warmup else d
+        averages = [a + (1 - d) * (_f64(p) - a) for a, p in zip(averages, params, strict=True)]
+    return averages
+
+
+def statistics(before, after, grads, *, grad_scale=1.0, clip_norm=None, clip_value=None):
+    """(grad_norm, update_norm, param_norm, clipped) of a step, of the leaves with a gradient.
+
+    Norms in float64; that of the gradients after unscaling. clipped: how large a share of them,
+    scaled and clipped by norm, is beyond clip_value.
+    """
+    taken = [i for i, grad in enumerate(grads) if grad is not None]
+    ready, norm = prepare(grads, grad_scale=grad_scale, clip_norm=clip_norm)
+    beyond = [0 if clip_value is None else np.sum(np.abs(ready[i]) > clip_value) for i in taken]
+    elements = sum(ready[i].size for i in taken)
+    return (
+        norm,
+        global_norm([_f64(after[i]) - _f64(before[i]) for i in taken]),
+        global_norm([after[i] for i in taken]),
+        sum(beyond) / elements if elements else 0.0,
+    )
 
 
 # ---- differences -------------------------------------------------------------------------------

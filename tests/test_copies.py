@@ -25,7 +25,9 @@ ways = pytest.mark.parametrize("way", COPIES.values(), ids=COPIES)
 def test_a_copy_goes_on_as_the_original(name, way, dtype):
     """Made with states, gaps, a schedule and options; neither sees the steps of the other."""
     tree, steps = tiny_problem(dtype=dtype, steps=10)
-    opt = ROWS[name].make(tree, clip_norm=2.0, clip_value=0.7, nonfinite="skip", threads=2)
+    opt = ROWS[name].make(
+        tree, clip_norm=2.0, clip_value=0.7, nonfinite="skip", ema_decay=0.9, threads=2
+    )
     opt.param_groups[0]["lr"] = Warmup(CosineAnnealing(0.1, 8), 3)
     for t, grads in enumerate(steps[:5]):
         grads["layers"][0]["W"] = None if t % 3 == 1 else grads["layers"][0]["W"]

@@ -52,15 +52,26 @@ PARAMETERS = {
     "complex": (lambda: np.ones(2, np.complex64), type_error("complex64", "(2,)")),
     "object": (lambda: np.array([1.0, None]), type_error("object", "(2,)")),
     "string": (lambda: np.array(["a"]), type_error("<U1")),
-    "float16": (lambda: np.ones(3, np.float16), type_error("float16", "float32")),
-    "longdouble": (lambda: np.ones(3, np.longdouble), type_error("float", "float32 or float64")),
+    "longdouble": (
+        lambda: np.ones(3, np.longdouble),
+        type_error("float", "float32 or float64", "float16 or ml_dtypes.bfloat16"),
+    ),
     "record": (lambda: np.zeros(2, "f4,f4"), type_error("'f0'")),
     "swapped": (lambda: np.ones(3, ">f4"), type_error(">f4", "byte order", "newbyteorder")),
+    "swapped_half": (lambda: np.ones(3, ">f2"), type_error(">f2", "byte order", "newbyteorder")),
     "swapped_double": (lambda: np.ones(3, ">f8"), type_error(">f8", "byte order")),
     "masked": (masked, type_error("masked")),
     "read_only": (lambda: read_only(np.ones(3)), value_error("read-only", "(3,)", "float64")),
+    "read_only_half": (
+        lambda: read_only(np.ones(3, np.float16)),
+        value_error("read-only", "(3,)", "float16"),
+    ),
     "broadcast": (lambda: np.broadcast_to(np.ones(3), (2, 3)), value_error("read-only", "(2, 3)")),
     "self_overlap": (overlapping_itself, value_error("overlaps itself", "(3, 4)", "(4, 4)")),
+    "half_self_overlap": (
+        lambda: np.lib.stride_tricks.as_strided(np.ones(8, np.float16), (3, 4), (2, 2)),
+        value_error("overlaps itself", "(3, 4)", "(2, 2)"),
+    ),
     "zero_stride": (
         lambda: np.lib.stride_tricks.as_strided(np.ones(2), (4,), (0,)),
         value_error("overlaps itself", "(4,)", "(0,)"),

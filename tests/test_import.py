@@ -7,7 +7,10 @@ import instep
 
 PROGRAM = """
 import sys, instep
-late = {"plots", "lr_range", "verdict", "recommendation", "schedules"}
+late = {
+    "checkpoint", "interop", "loss_scale", "lr_range", "plots", "recommendation", "schedules",
+    "verdict",
+}
 print(sorted(name for name in late if f"instep.{name}" in sys.modules))
 """
 

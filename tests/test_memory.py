@@ -66,8 +66,12 @@ def check(opt, step, times=200, slack=SLACK):
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize(
     "options",
-    [{}, {"clip_norm": 1.0, "clip_value": 0.5, "nonfinite": "skip"}],
-    ids=["plain", "clip"],
+    [
+        {},
+        {"clip_norm": 1.0, "clip_value": 0.5, "nonfinite": "skip"},
+        {"ema_decay": 0.9, "zero_grads": True},
+    ],
+    ids=["plain", "clip", "extras"],
 )
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_steps(name, options, threads, dtype):
@@ -95,6 +99,14 @@ def test_strided_parameters_and_converted_gradients():
     grad = np.asfortranarray(np.ones((400, 300)))
     opt = OPTIMIZERS["adamw"](wide[:, ::2], clip_norm=1.0)
     check(opt, lambda: opt.step(grad))
+
+
+@pytest.mark.parametrize("options", [{}, {"clip_norm": 1.0}], ids=["plain", "clip"])
+def test_low_precision_parameters(options, low):
+    """Rounded to the parameter in the same pass: no array in between."""
+    params, grads = trees(low)
+    opt = OPTIMIZERS["rmsprop"](params, **options)
+    check(opt, lambda: opt.step(grads))
 
 
 def test_groups_and_alternating_leaves():

@@ -86,7 +86,7 @@ def test_names_of_groups_and_of_a_single_array():
 
 def test_a_snapshot_does_not_change_with_later_steps():
     tree, steps = tiny_problem()
-    opt = instep.AdamW(tree, lr=0.1, betas=(0.8, 0.9), clip_norm=1.0)
+    opt = instep.AdamW(tree, lr=0.1, betas=(0.8, 0.9), clip_norm=1.0, ema_decay=0.5)
     opt.step(steps[0])
     saved = opt.state_dict()
     frozen = copy.deepcopy(saved)
@@ -95,8 +95,10 @@ def test_a_snapshot_does_not_change_with_later_steps():
         opt.step(grads)
     opt.clip_norm = 3.0
     assert saved.keys() == frozen.keys()
-    for key in saved.keys() - {"state"}:
+    for key in saved.keys() - {"state", "ema"}:
         assert saved[key] == frozen[key]
+    for name, average in frozen["ema"].items():
+        np.testing.assert_array_equal(saved["ema"][name], average)
     for name, entry in frozen["state"].items():
         for key, value in entry.items():
             np.testing.assert_array_equal(saved["state"][name][key], value)
@@ -114,6 +116,7 @@ def test_save_and_load_in_mid_run(name, way, dtype):
     steps = with_gaps(steps)
     straight, broken = copy_tree(tree), copy_tree(tree)
     options = {"clip_norm": 2.0, "clip_value": 0.7, "nonfinite": "skip"}
+    options |= {"ema_decay": 0.8, "ema_warmup": True}
     opt, first = ROWS[name].make(straight, **options), ROWS[name].make(broken, **options)
     for stop in (3, 8):
         for grads in steps[:stop] if stop == 3 else steps[3:8]:

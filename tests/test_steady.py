@@ -37,7 +37,9 @@ def compare(short, long, steps=3, start=0, short_way=True):
     for k in range(start, start + steps):
         grads = [gradient(k), gradient(k + 100, (3,), np.float64)]
         long._steady.close()
-        reports = short.step(grads), long.step(grads)
+        given = [grad.copy() for grad in grads]
+        reports = short.step(grads), long.step(given)
+        assert [grad.tobytes() for grad in grads] == [grad.tobytes() for grad in given]
         assert reports[0] == reports[1] and type(reports[0]) is instep.StepReport
     assert short.steps == long.steps
     for left, right in zip(arrays(short), arrays(long), strict=True):
@@ -50,6 +52,8 @@ def arrays(opt):
         yield from (value for value in entry.values() if isinstance(value, np.ndarray))
     for group in opt.param_groups:
         yield from group["params"]
+    if opt.ema is not None:
+        yield from opt.ema
 
 
 def lower(opt):
@@ -80,6 +84,14 @@ def miss_one(opt):
     opt.step([None, gradient(9, (3,))])
 
 
+def swap(opt):
+    opt.ema_decay = 0.5
+    opt.step([gradient(3), gradient(4, (3,))])
+    assert opt._steady.ready
+    with opt.swap_ema():
+        pass
+
+
 def schedule(opt):
     opt.param_groups[0]["lr"] = instep.schedules.CosineAnnealing(0.1, 5)
 
@@ -96,6 +108,11 @@ def schedule(opt):
         pytest.param(set_to("nonfinite", "skip"), False, id="nonfinite"),
         pytest.param(set_to("threads", 2), True, id="threads"),
         pytest.param(reload, True, id="load_state_dict"),
+        pytest.param(set_to("ema_decay", 0.9), True, id="ema_decay"),
+        pytest.param(set_to("ema_decay", lambda t: 0.9), False, id="ema_decay scheduled"),
+        pytest.param(set_to("zero_grads", True), True, id="zero_grads"),
+        pytest.param(set_to("stats", True), False, id="stats"),
+        pytest.param(swap, True, id="swap_ema"),
         pytest.param(miss_one, True, id="a leaf without gradient"),
     ],
 )
@@ -111,8 +128,35 @@ def test_opens_after_a_step_and_is_closed_by_what_a_step_must_look_at():
     short, _ = optimizers()
     assert not short._steady.ready
     compare(*optimizers())
-    for options in ({"clip_norm": 1e9}, {"clip_value": 1e9}, {"nonfinite": "raise"}):
+    compare(*optimizers(ema_decay=0.9, zero_grads=True))
+    closed = [{"clip_norm": 1e9}, {"clip_value": 1e9}, {"nonfinite": "raise"}, {"stats": True}]
+    for options in closed:
         compare(*optimizers(**options), short_way=False)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        [("ema_decay", 0.5, True), ("ema_decay", 0.75, True), ("ema_decay", None, True)],
+        [("ema_decay", 0.5, True), ("zero_grads", True, True), ("zero_grads", False, True)],
+        [("ema_decay", 0.2, True), ("ema_warmup", True, True)],  # 0.2 is reached at once
+        [("ema_decay", 0.9, True), ("ema_warmup", True, False), ("ema_warmup", False, True)],
+    ],
+)
+def test_extras_are_honoured_from_the_next_step_on(changes):
+    short, long = optimizers()
+    compare(short, long)
+    for k, (name, value, short_way) in enumerate(changes):
+        set_to(name, value)(short)
+        set_to(name, value)(long)
+        compare(short, long, start=10 * (k + 1), short_way=short_way)
+
+
+def test_the_short_way_opens_when_the_warmup_ends():
+    short, long = optimizers(ema_decay=0.4, ema_warmup=True)
+    compare(short, long, steps=4, short_way=False)  # the next decay: 5/14
+    compare(short, long, steps=1, short_way=False)
+    compare(short, long, steps=1, short_way=True)  # 6/15 was the last below it
 
 
 @pytest.mark.parametrize("clone", [copy.deepcopy, lambda opt: pickle.loads(pickle.dumps(opt))])
@@ -165,6 +209,24 @@ def test_a_parameter_made_read_only_is_refused():
     opt.param_groups[0]["params"][1].flags.writeable = False
     with pytest.raises(ValueError, match=r"params\[1\]"):
         opt.step([gradient(0), gradient(1, (3,))])
+
+
+def test_low_precision_parameters(low):
+    """The master is updated and rounded to the parameter on the short way too."""
+    short, long = (
+        instep.AdamW([np.ones(7, low), np.ones(3, np.float16)], lr=1e-3) for _ in range(2)
+    )
+    for k in range(4):
+        grads = [gradient(k, dtype=low), gradient(k + 100, (3,), np.float64)]
+        long._steady.close()
+        assert short._steady.ready == (k > 0)
+        assert short.step(grads) == long.step(grads)
+        for left, right in zip(short.master, long.master, strict=True):
+            assert left.tobytes() == right.tobytes()
+        for left, right in zip(arrays(short), arrays(long), strict=True):
+            assert left.tobytes() == right.tobytes()
+        for master, param in zip(short.master, short.param_groups[0]["params"], strict=True):
+            assert master.astype(param.dtype).tobytes() == param.tobytes()
 
 
 def test_a_schedule_that_steps_its_own_optimizer_is_refused():

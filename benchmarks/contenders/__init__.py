@@ -25,6 +25,15 @@ LOSS_CONTENDERS: Contenders = {
     "roofline": ("roofline", "LossRoofline"),
 }
 
+PIPELINE_CONTENDERS: Contenders = {
+    "instep": ("pipeline_instep", "Instep"),
+    "torch": ("pipeline_torch", "Torch"),
+    "numba": ("pipeline_numba", "Numba"),
+    "numba fastmath": ("pipeline_numba", "NumbaFastmath"),
+    "bitsandbytes": ("pipeline_bitsandbytes", "AdamW8bit"),
+    "roofline": ("pipeline_roofline", "Roofline"),
+}
+
 OURS = "instep"
 # The same, and the peers, that write the gradient into a given buffer: like is compared with like.
 OURS_IN_PLACE = "instep out="

@@ -40,6 +40,11 @@ class Contender(ABC):
     def compile(self) -> None:  # noqa: B027 - a hook that some have no use for
         """Once per task, what does not depend on where the arrays lie."""
 
+    @property
+    def bound(self) -> float:
+        """The largest error with which it is timed."""
+        return verify.BOUND
+
     @abstractmethod
     def error(self) -> float:
         """How far its results are from those of the float64 twin."""

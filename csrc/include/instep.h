@@ -128,7 +128,8 @@ void instep_plan_set_scales(instep_plan *plan, int leaf, float *const *scales);
 void instep_plan_set_average(instep_plan *plan, int leaf, const instep_array *average);
 
 /* A writable float16 or bfloat16 array of the parameter's shape to which every step writes the new
- * parameter, rounded to nearest. NULL: none. As for the average, finish again. */
+ * parameter, rounded to nearest (a float64 one through float32). NULL: none. As for the average,
+ * finish again. */
 void instep_plan_set_copy(instep_plan *plan, int leaf, const instep_array *copy);
 
 /* Cut the work into blocks and note which bytes the plan writes: once all parameters are set, and
@@ -140,12 +141,21 @@ void instep_plan_set_row(instep_plan *plan, int leaf, int row);
 
 /* Bind this step's gradient (any float dtype, the parameter's shape, read only); NULL: the leaf
  * takes no part. Returns 0; 1 when the shape differs; 2 when the gradient's byte range meets
- * that of a parameter or state and `trusted` is 0. Leaf then takes no part. */
+ * that of an array that the plan writes and `trusted` is 0. Leaf then takes no part. What was
+ * bound, trusted or not, is taken again at the same address without looking. */
 int instep_plan_set_gradient(instep_plan *plan, int leaf, const instep_array *gradient,
                              int trusted);
 
 /* How many elements have a bound gradient. */
 size_t instep_plan_bound(const instep_plan *plan);
+
+/* How many elements a step has to do with: the more of those bound and those averaged. */
+size_t instep_plan_work(const instep_plan *plan);
+
+/* Can the bound gradients be zeroed: does no byte of theirs belong to two elements? 0: their ranges
+ * meet, or axes of one interleave. `trusted`: the caller knows that they can, also from now on
+ * while they stay where they are. */
+int instep_plan_gradients_apart(instep_plan *plan, int trusted);
 
 /* Sum over all bound gradients of (scale * g)^2, in float64. Overflows only where the true sum
  * does; a NaN or infinite element makes it NaN or infinite. The shape of the sum depends on the
@@ -171,8 +181,8 @@ typedef struct {
                            element may lie in two places, of one gradient or of two */
     int measure;        /* find what instep_plan_measured tells */
     double measured_scale; /* what measured gradients are multiplied by first */
-    double average_weight; /* average += average_weight * (parameter - average), for every leaf that
-                              has one, also without a gradient */
+    double average_weight; /* in [0, 1]: average += average_weight * (parameter - average), for
+                              every leaf that has one, also without a gradient */
     uint64_t seed, step;   /* of the random bits, which depend on these, leaf, element and state */
 } instep_step_options;
 
@@ -189,6 +199,10 @@ typedef struct {
     double parameter; /* the new one */
     int64_t clipped;  /* elements that the rule's gradient_limit cut */
 } instep_measures;
+
+/* Parameters and averages exchange their contents; copies are written from what parameters then
+ * hold. Leaves without an average stay as they are. */
+void instep_plan_exchange(instep_plan *plan, int threads);
 
 /* What the last step with `measure` found, one entry per leaf; zeros where it had no gradient. */
 void instep_plan_measured(const instep_plan *plan, instep_measures *leaves);

@@ -1,4 +1,4 @@
-/* print_bits.c: a hash of what each rule and each loss makes of fixed data, a line each.
+/* print_bits.c: a hash of what each rule, extra and loss makes of fixed data, a line each.
  *
  * Usage: print_bits [level]. All levels and all machines must print the same; NaN counts as NaN.
  * The data come from an integer generator: ordinary numbers among zeros of both signs, subnormals,
@@ -43,6 +43,7 @@ typedef struct {
 } block;
 
 static block pred, target, gradient, weight, values, extra, states[INSTEP_MAX_STATES];
+static block average, copied;
 
 static void shape_block(block *b, instep_dtype dtype, intptr_t rows, intptr_t columns)
 {
@@ -122,6 +123,45 @@ static void print_rule(int rule, instep_dtype dtype)
     for (int k = 0; k < INSTEP_MAX_COEFFICIENTS; ++k) hash = mix(hash, row[k]);
     instep_plan_destroy(plan);
     print_hash(instep_rule_name(rule), name_of(dtype), hash);
+}
+
+/* Steps of one leaf that average, copy, measure and zero, by weights from 0 to 1. */
+static void print_extras(instep_dtype dtype, instep_dtype narrow)
+{
+    double row[INSTEP_MAX_COEFFICIENTS] = {0.75, 6, 0, 0.25};
+    uint64_t hash = 1;
+    instep_measures found;
+    shape_block(&pred, dtype, 1, SIZE);
+    shape_block(&average, dtype, 1, SIZE);
+    shape_block(&copied, narrow, 1, SIZE);
+    fill_block(&average, EIGHTHS, 2, 5);
+    instep_plan *plan = instep_plan_create(1);
+    if (plan == NULL || instep_plan_set_parameter(plan, 0, &pred.array) != 0) exit(1);
+    instep_plan_set_rule(plan, 0, 0, NULL); /* sgd */
+    instep_plan_set_average(plan, 0, &average.array);
+    instep_plan_set_copy(plan, 0, &copied.array);
+    if (instep_plan_finish(plan) != 0) exit(1);
+    for (int step = 0; step < 8; ++step) {
+        fill_block(&pred, EIGHTHS, 1 + step, step % 2 ? 3 : 0); /* a measured NaN hides the rest */
+        shape_block(&gradient, types[step % 4], 1, SIZE);
+        fill_block(&gradient, EIGHTHS, 9 + step, step % 2 ? 4 : 0);
+        if (instep_plan_set_gradient(plan, 0, &gradient.array, 1) != 0) exit(1);
+        const instep_step_options options = {.threads = 1,
+                                             .zero_gradients = step % 3,
+                                             .measure = 1,
+                                             .measured_scale = 0.3,
+                                             .average_weight = step / 7.0};
+        instep_plan_step(plan, row, &options);
+        instep_plan_measured(plan, &found);
+        hash = mix(mix(hash, found.gradient), found.update);
+        hash = mix(mix(hash, found.parameter), (double)found.clipped);
+        instep_plan_exchange(plan, 1);
+        hash = mix_block(mix_block(hash, &average), &copied);
+        hash = mix_block(mix_block(hash, &pred), &gradient);
+    }
+    instep_plan_destroy(plan);
+    print_hash(narrow == INSTEP_FLOAT16 ? "extras, float16 copy" : "extras, bfloat16 copy",
+               name_of(dtype), hash);
 }
 
 /* ---- losses ---------------------------------------------------------------------------------- */
@@ -263,6 +303,10 @@ int main(int count, char **arguments)
     }
     for (int rule = 0; rule < instep_rule_count(); ++rule)
         for (int k = 0; k < 2; ++k) print_rule(rule, types[k]);
+    for (int k = 0; k < 2; ++k) {
+        print_extras(types[k], INSTEP_FLOAT16);
+        print_extras(types[k], INSTEP_BFLOAT16);
+    }
     for (int k = 0; k < 4; ++k) {
         for (int loss = 0; loss < TWIN_CASES; ++loss)
             print_elementwise(&twin_cases[loss], types[k]);

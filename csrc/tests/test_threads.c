@@ -19,11 +19,14 @@ static void *get_memory(size_t bytes)
 
 /* ---- a model: leaves of many sizes, one for each rule, type and layout ---------------------- */
 
+/* The arrays of a leaf; the states come last. */
+enum { GRADIENT, PARAMETER, AVERAGE, COPY, STATES, ARRAYS = STATES + INSTEP_MAX_STATES };
+
 typedef struct {
-    char *memory[2 + INSTEP_MAX_STATES]; /* gradient, parameter, states */
-    size_t bytes[2 + INSTEP_MAX_STATES];
-    intptr_t size, stride[2 + INSTEP_MAX_STATES];
-    instep_array array[2 + INSTEP_MAX_STATES];
+    char *memory[ARRAYS];
+    size_t bytes[ARRAYS];
+    intptr_t size, stride[ARRAYS];
+    instep_array array[ARRAYS];
 } model_leaf;
 
 typedef struct {
@@ -59,10 +62,10 @@ static void fill_model(model *m)
     uint64_t seed = 1;
     for (int k = 0; k < LEAVES; ++k) {
         model_leaf *leaf = &m->leaf[k];
-        for (int which = 0; which < 2 + INSTEP_MAX_STATES; ++which)
+        for (int which = 0; which < ARRAYS; ++which)
             for (intptr_t i = 0; i < leaf->size; ++i)
                 put(leaf->array[which].data + i * leaf->stride[which], leaf->array[which].dtype,
-                    which == 0 ? gradient_number(&seed) : some_number(&seed));
+                    which == GRADIENT ? gradient_number(&seed) : some_number(&seed));
     }
     for (int k = 0; k < LEAVES * INSTEP_MAX_COEFFICIENTS; ++k) m->rows[k] = some_number(&seed);
 }
@@ -75,11 +78,15 @@ static void create_model(model *m)
         model_leaf *leaf = &m->leaf[k];
         const instep_dtype dtype = k % 2 ? INSTEP_FLOAT64 : INSTEP_FLOAT32;
         leaf->size = sizes[k % 9];
-        lay_out(leaf, 0, floats[k % 5], k % 3);
-        for (int which = 1; which < 2 + INSTEP_MAX_STATES; ++which)
-            lay_out(leaf, which, dtype, which == 1 ? k % 4 % 3 : 0);
-        if (instep_plan_set_parameter(m->plan, k, &leaf->array[1]) != 0) exit(1);
-        instep_plan_set_rule(m->plan, k, k % instep_rule_count(), &leaf->array[2]);
+        lay_out(leaf, GRADIENT, floats[k % 5], k % 3);
+        lay_out(leaf, PARAMETER, dtype, k % 4 % 3);
+        lay_out(leaf, AVERAGE, dtype, k % 2);
+        lay_out(leaf, COPY, k % 3 ? INSTEP_FLOAT16 : INSTEP_BFLOAT16, k % 3);
+        for (int which = STATES; which < ARRAYS; ++which) lay_out(leaf, which, dtype, 0);
+        if (instep_plan_set_parameter(m->plan, k, &leaf->array[PARAMETER]) != 0) exit(1);
+        instep_plan_set_rule(m->plan, k, k % instep_rule_count(), &leaf->array[STATES]);
+        if (k % 3) instep_plan_set_average(m->plan, k, &leaf->array[AVERAGE]);
+        if (k % 4) instep_plan_set_copy(m->plan, k, &leaf->array[COPY]);
         instep_plan_set_row(m->plan, k, LEAVES - 1 - k);
     }
     if (instep_plan_finish(m->plan) != 0) exit(1);
@@ -90,7 +97,7 @@ static void destroy_model(model *m)
 {
     instep_plan_destroy(m->plan);
     for (int k = 0; k < LEAVES; ++k)
-        for (int which = 0; which < 2 + INSTEP_MAX_STATES; ++which) free(m->leaf[k].memory[which]);
+        for (int which = 0; which < ARRAYS; ++which) free(m->leaf[k].memory[which]);
 }
 
 static uint64_t hash_of(const void *memory, size_t bytes, uint64_t hash)
@@ -100,10 +107,12 @@ static uint64_t hash_of(const void *memory, size_t bytes, uint64_t hash)
     return hash;
 }
 
-/* Some steps; every fourth leaf misses one. A hash of all bytes afterwards and of the sums. */
+/* Some steps; every fourth leaf misses one. The first does nothing but update, the last zeroes the
+ * gradients. A hash of all bytes afterwards and of the sums. */
 static uint64_t run_model(model *m, int threads)
 {
     uint64_t hash = 0;
+    instep_measures measures[LEAVES];
     for (int step = 0; step < STEPS; ++step) {
         for (int k = 0; k < LEAVES; ++k) {
             const instep_array *g = k % 4 == 3 && step == 1 ? NULL : &m->leaf[k].array[0];
@@ -111,10 +120,18 @@ static uint64_t run_model(model *m, int threads)
         }
         const double sum = instep_plan_sum_squares(m->plan, 0.75, threads);
         hash = hash_of(&sum, sizeof sum, hash);
-        instep_plan_step(m->plan, m->rows, &(instep_step_options){.threads = threads});
+        const instep_step_options options = {.threads = threads,
+                                             .zero_gradients = step == STEPS - 1,
+                                             .measure = step > 0,
+                                             .measured_scale = 0.75,
+                                             .average_weight = 0.125 * step};
+        instep_plan_step(m->plan, m->rows, &options);
+        instep_plan_measured(m->plan, measures);
+        if (step > 0) hash = hash_of(measures, sizeof measures, hash);
+        instep_plan_exchange(m->plan, threads);
     }
     for (int k = 0; k < LEAVES; ++k)
-        for (int which = 0; which < 2 + INSTEP_MAX_STATES; ++which)
+        for (int which = 0; which < ARRAYS; ++which)
             hash = hash_of(m->leaf[k].memory[which], m->leaf[k].bytes[which], hash);
     return hash;
 }

@@ -12,13 +12,20 @@ from instep.config import show_config as show_config
 from instep.optim import SGD as SGD
 from instep.optim import Adam as Adam
 from instep.optim import AdamW as AdamW
+from instep.optim import GroupStats as GroupStats
 from instep.optim import LoadReport as LoadReport
 from instep.optim import RMSprop as RMSprop
 from instep.optim import StepReport as StepReport
 
 if TYPE_CHECKING:
+    from instep import interop as interop
     from instep import plots as plots
     from instep import schedules as schedules
+    from instep.checkpoint import Checkpoint as Checkpoint
+    from instep.checkpoint import CheckpointError as CheckpointError
+    from instep.checkpoint import load as load
+    from instep.checkpoint import save as save
+    from instep.loss_scale import LossScaler as LossScaler
     from instep.lr_range import LRRangeTest as LRRangeTest
     from instep.lr_range import lr_range_test as lr_range_test
     from instep.recommendation import Recommendation as Recommendation
@@ -32,20 +39,27 @@ __all__ = [
     "SGD",
     "Adam",
     "AdamW",
+    "Checkpoint",
+    "CheckpointError",
     "Diagnosis",
+    "GroupStats",
     "LRRangeTest",
     "LoadReport",
+    "LossScaler",
     "RMSprop",
     "Recommendation",
     "StepReport",
     "available_isas",
     "diagnose",
     "get_num_threads",
+    "interop",
     "isa",
+    "load",
     "losses",
     "lr_range_test",
     "plots",
     "recommend",
+    "save",
     "schedules",
     "set_num_threads",
     "show_config",
@@ -53,13 +67,19 @@ __all__ = [
 
 # Imported when first used: what does without them need not pay for them at its start.
 _LATE = {
+    "Checkpoint": "checkpoint",
+    "CheckpointError": "checkpoint",
     "Diagnosis": "verdict",
     "LRRangeTest": "lr_range",
+    "LossScaler": "loss_scale",
     "Recommendation": "recommendation",
     "diagnose": "verdict",
+    "interop": "interop",
+    "load": "checkpoint",
     "lr_range_test": "lr_range",
     "plots": "plots",
     "recommend": "recommendation",
+    "save": "checkpoint",
     "schedules": "schedules",
 }
 

@@ -6,7 +6,7 @@ ValueError for a wrong value.
 
 import math
 import numbers
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from instep import _core
 
 Array = npt.NDArray[Any]
 
-_COMPUTED = (np.dtype(np.float32), np.dtype(np.float64))
+_TRAINED = (np.dtype(np.float32), np.dtype(np.float64), np.dtype(np.float16))
 # Beyond this effort an exact overlap test counts as "may overlap".
 _OVERLAP_EFFORT = 1_000_000
 
@@ -77,6 +77,18 @@ def choice(name: str, value: object, choices: Sequence[str]) -> str:
 
 def nonfinite_policy(name: str, value: object) -> str:
     return choice(name, value, ("propagate", "skip", "raise"))
+
+
+def state_dtype(name: str, value: object) -> str | None:
+    return None if value is None else choice(name, value, ("float32", "bfloat16", "8bit"))
+
+
+def array_factory(name: str, value: object) -> Callable[..., Any]:
+    if not callable(value):
+        raise TypeError(
+            f"{name} must be a function (name, shape, dtype) -> array, or None, got {value!r:.60}"
+        )
+    return value
 
 
 def number_or_schedule(check: Callable[[str, object], float]) -> Callable[[str, object], Any]:
@@ -171,11 +183,13 @@ def overlaps_itself(array: Array) -> bool:
 def parameter(path: str, leaf: object) -> Array:
     """The array to be updated in place."""
     array = _without_copy(path, leaf)
-    if array.dtype.newbyteorder("=") not in _COMPUTED:
-        hint = "make it float32 or float64"
-        if array.dtype == np.float16 or is_bfloat16(array.dtype):
-            hint = "keep the parameter in float32; float16 and bfloat16 gradients are fine"
-        raise TypeError(f"{path} is a {describe(array)}, which cannot be trained; {hint}")
+    if is_bfloat16(array.dtype):
+        _core.register_bfloat16(array.dtype)
+    elif array.dtype.newbyteorder("=") not in _TRAINED:
+        raise TypeError(
+            f"{path} is a {describe(array)}, which cannot be trained; make it float32 or float64, "
+            "or float16 or ml_dtypes.bfloat16, which get a float32 master"
+        )
     native(path, array)
     if not array.flags.writeable:
         raise read_only(path, array)
@@ -204,20 +218,31 @@ def share_memory(a: Array, b: Array) -> bool:
         return True
 
 
-def disjoint(arrays: Sequence[Array], paths: Sequence[str]) -> None:
-    """No two parameters share memory."""
+def meetings(
+    arrays: Sequence[Array], matters: Callable[[int, int], bool] = lambda i, k: True
+) -> Iterator[tuple[int, int]]:
+    """The pairs that share memory, of those that matter."""
     bounds = [np.lib.array_utils.byte_bounds(array) for array in arrays]
     order = sorted((i for i in range(len(arrays)) if arrays[i].size), key=lambda i: bounds[i])
     open_ones: list[int] = []
     for i in order:
         open_ones = [k for k in open_ones if bounds[k][1] > bounds[i][0]]
         for k in open_ones:
-            if share_memory(arrays[k], arrays[i]):
-                raise ValueError(
-                    f"{paths[i]} overlaps {paths[k]} in memory: its elements would be updated "
-                    "twice; pass each parameter once"
-                )
+            if matters(k, i) and share_memory(arrays[k], arrays[i]):
+                yield k, i
         open_ones.append(i)
+
+
+def disjoint(arrays: Sequence[Array], paths: Sequence[str]) -> None:
+    """No two parameters share memory."""
+    for k, i in meetings(arrays):
+        raise ValueError(
+            f"{paths[i]} overlaps {paths[k]} in memory: its elements would be updated "
+            "twice; pass each parameter once"
+        )
+
+
+# ---- gradients ---------------------------------------------------------------------------------
 
 
 def gradient(path: str, leaf: object) -> Array:
@@ -262,6 +287,38 @@ def gradient_overlap(path: str, array: Array, others: Iterable[tuple[str, Array]
                 f"{path} overlaps {name} in memory, which the step writes; pass a copy of the "
                 "gradient"
             )
+
+
+def is_array(path: str, leaf: object) -> None:
+    """An array, and not what an array was made of: zeros in that might be zeros in a copy."""
+    if not isinstance(leaf, np.ndarray):
+        raise TypeError(
+            f"{path} is {type(leaf).__name__}, and zero_grads=True zeroes NumPy arrays alone; pass "
+            "an array, or set zero_grads=False"
+        )
+
+
+def read_only_gradient(path: str, array: Array) -> ValueError:
+    return ValueError(
+        f"{path} is a read-only {describe(array)}, which zero_grads=True cannot zero; pass a "
+        "writable array, or set zero_grads=False"
+    )
+
+
+def gradients_apart(paths: Sequence[str], leaves: Sequence[Array | None]) -> None:
+    """Zeroing one gradient, or an element of it, changes no other."""
+    found = [(path, array) for path, array in zip(paths, leaves, strict=True) if array is not None]
+    for path, array in found:
+        if array.size > 1 and overlaps_itself(array):
+            raise ValueError(
+                f"{path} overlaps itself (shape {array.shape}, strides {array.strides}): with "
+                "zero_grads=True an element would be zeroed before it is read; pass a copy"
+            )
+    for k, i in meetings([array for _, array in found]):
+        raise ValueError(
+            f"{found[i][0]} overlaps {found[k][0]} in memory: with zero_grads=True it would be "
+            "zeroed before it is read; pass a copy"
+        )
 
 
 # ---- schedules ---------------------------------------------------------------------------------

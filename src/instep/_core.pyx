@@ -121,6 +121,9 @@ cdef extern from "instep.h" nogil:
                              float *scales)
     void instep_state_decode(const void *codes, const float *scales, size_t count,
                              instep_dtype dtype, float *values)
+    size_t instep_plan_work(const instep_plan *plan)
+    int instep_plan_gradients_apart(instep_plan *plan, int trusted)
+    void instep_plan_exchange(instep_plan *plan, int threads)
     size_t instep_allocations()
     double instep_loss_elementwise(int loss, const instep_elementwise *call, int threads)
     double instep_sum(const instep_array *array, int threads)
@@ -135,13 +138,15 @@ cdef extern from "instep.h" nogil:
 cpdef enum:  # what `Plan.bind` returns unless it stops at a leaf
     ALL_BOUND = -1
     SOME_BOUND = -2
+    MAY_SHARE = -3  # all, but zeroing one of them may zero another
 
 cpdef enum:  # why it stops: the first two as instep_plan_set_gradient says
     WRONG_SHAPE = 1
     MAY_OVERLAP = 2
     NOT_AN_ARRAY = 3
     WRONG_DTYPE = 4
-    READ_ONLY = 5  # the parameter
+    READ_ONLY = 5  # the parameter, or the copy of it that is the user's
+    READ_ONLY_GRADIENT = 6  # which is to be zeroed
 
 # Elements below which a step takes about a microsecond: not worth a switch of the GIL.
 cdef enum:

@@ -34,11 +34,13 @@ cdef class Plan:
     cdef int *counts
     cdef int leaves, row_capacity, row_count
     cdef list parameters
+    cdef list given  # what the user may have made read-only: the parameters, or their copies
     cdef list states
     cdef list row_list
     cdef list averages
     cdef list copies
     cdef readonly int reason
+    cdef readonly bint exchanged
     cdef int bound
     # What a step does besides the update; averages move by average_weight towards parameters.
     cdef public bint zero_gradients
@@ -50,6 +52,7 @@ cdef class Plan:
         cdef instep_array array
         self.leaves = len(parameters)
         self.parameters = parameters
+        self.given = list(parameters)
         self.states = [None] * self.leaves
         self.averages = [None] * self.leaves
         self.copies = [None] * self.leaves
@@ -99,7 +102,8 @@ cdef class Plan:
         self.averages[leaf] = average
 
     def set_copy(self, int leaf, copy):
-        """Write the parameter, rounded, to this float16 or bfloat16 array too; None: to none."""
+        """Write the parameter, rounded, to this float16 or bfloat16 array too, the user's own;
+        None: to none."""
         cdef instep_array array
         if copy is None:
             instep_plan_set_copy(self.plan, leaf, NULL)
@@ -107,6 +111,7 @@ cdef class Plan:
             array = describe(copy, float_code(copy))
             instep_plan_set_copy(self.plan, leaf, &array)
         self.copies[leaf] = copy
+        self.given[leaf] = self.parameters[leaf] if copy is None else copy
 
     def set_rows(self, list row_of_leaf, list rows):
         """The rows of coefficients, and which of them each leaf has."""
@@ -130,7 +135,7 @@ cdef class Plan:
     cpdef int bind(self, list gradients) except? -9:
         """Bind this step's gradients; None: no part in it.
 
-        ALL_BOUND, SOME_BOUND, or the leaf where it stopped: `reason` says why."""
+        ALL_BOUND, SOME_BOUND, MAY_SHARE, or the leaf where it stopped: `reason` says why."""
         self.bound = 0
         return self.bind_rest(gradients, 0, -1)
 
@@ -150,7 +155,7 @@ cdef class Plan:
             if gradient is None:
                 instep_plan_set_gradient(self.plan, leaf, NULL, 0)
                 continue
-            if not cnp.PyArray_ISWRITEABLE(<cnp.ndarray>self.parameters[leaf]):
+            if not cnp.PyArray_ISWRITEABLE(<cnp.ndarray>self.given[leaf]):
                 self.reason = READ_ONLY
                 return leaf
             if not cnp.PyArray_CheckExact(gradient):
@@ -160,12 +165,22 @@ cdef class Plan:
             if code < 0:
                 self.reason = WRONG_DTYPE
                 return leaf
+            if self.zero_gradients and not cnp.PyArray_ISWRITEABLE(<cnp.ndarray>gradient):
+                self.reason = READ_ONLY_GRADIENT
+                return leaf
             array = describe(<cnp.ndarray>gradient, code)
             status = instep_plan_set_gradient(self.plan, leaf, &array, leaf == trusted)
             if status:
                 self.reason = status
                 return leaf
             self.bound += 1
+        if self.zero_gradients and not instep_plan_gradients_apart(self.plan, False):
+            return MAY_SHARE
+        return ALL_BOUND if self.bound == self.leaves else SOME_BOUND
+
+    def trust_apart(self):
+        """As `bind` where it found MAY_SHARE: the bound gradients do not."""
+        instep_plan_gradients_apart(self.plan, True)
         return ALL_BOUND if self.bound == self.leaves else SOME_BOUND
 
     def bound_per_row(self, list gradients):
@@ -216,8 +231,15 @@ cdef class Plan:
                 row.steps += 1
                 row.fresh = False
 
+    cdef exchange(self, int threads):
+        """Parameters and averages exchange their contents."""
+        threads = threads if threads > 0 else default_threads
+        with nogil:
+            instep_plan_exchange(self.plan, threads)
+        self.exchanged = not self.exchanged
+
     cdef void update(self, const instep_step_options *options) noexcept:
-        if instep_plan_bound(self.plan) < KEEP_GIL:
+        if instep_plan_work(self.plan) < KEEP_GIL:
             instep_plan_step(self.plan, self.rows, options)
             return
         with nogil:
@@ -302,7 +324,7 @@ cdef class Steady:
             if self.plan.bind(flat) != ALL_BOUND:
                 return flat
             self.step(self.plan, 1.0, INFINITY, self.threads, 0.0)
-            return self.new_report(self.report, (self.steps, self.lr, True, None, None))
+            return self.new_report(self.report, (self.steps, self.lr, True, None, None, None))
         finally:
             lock.release()
 
@@ -312,6 +334,51 @@ cdef class Steady:
         threads = threads if threads > 0 else default_threads
         plan.step(scale, limit, threads, measured_scale, self.steps)
         self.steps += 1
+
+
+@cython.auto_pickle(False)
+cdef class Exchange:
+    """The context in which parameters and averages of a plan have changed places.
+
+    Python runs handlers of signals, which may raise, between any two of its instructions, also in
+    a ``finally``; here it does not, so an interrupt comes before an exchange or after it.
+
+    `prepare()` checks that they may and returns the plan."""
+
+    cdef Steady steady
+    cdef object prepare
+    cdef int threads
+    cdef Plan plan
+
+    def __init__(self, Steady steady, prepare, int threads):
+        self.steady = steady
+        self.prepare = prepare
+        self.threads = threads
+
+    def __enter__(self):
+        cdef Plan plan
+        lock = self.steady.lock
+        lock.acquire()
+        try:
+            plan = self.prepare()
+            self.steady.close()
+            self.plan = plan
+            plan.exchange(self.threads)
+        finally:
+            lock.release()
+
+    def __exit__(self, kind, value, trace):
+        lock, interrupt = self.steady.lock, None
+        while True:
+            try:
+                lock.acquire()
+                break
+            except BaseException as error:  # while another thread held it
+                interrupt = error
+        self.plan.exchange(self.threads)
+        lock.release()
+        if interrupt is not None:
+            raise interrupt
 
 
 # How many threads a step may take where its optimizer does not say.

@@ -182,7 +182,7 @@ def lr_range_test(
         raise TypeError("lr is what the test varies; give min_lr and max_lr instead")
     bar = _progress_bar(progress, len(rates))
     opt = _optimizer(optimizer, params, rates, options)
-    arrays = [leaf.parameter for leaf in opt._leaves.all]
+    arrays = [array for leaf in opt._leaves.all for array in (leaf.parameter, leaf.given)]
     with bar, _restored(arrays), np.errstate(all="ignore"):
         losses, end = _sweep(loss_and_grad, params, opt, rates, divergence, bar)
     return LRRangeTest(np.array(rates[: len(losses)]), losses, *_read(rates, losses, end))
@@ -319,7 +319,7 @@ def _same_arrays(opt: Optimizer, params: Any) -> None:
     """`params` must still hold the arrays that are stepped."""
     trees = [group["params"] for group in params] if opt._listed else params
     for leaf, array in zip(opt._leaves.all, opt._flatten_trees(trees, "params"), strict=True):
-        if array is not leaf.parameter:
+        if array is not leaf.given:
             raise ValueError(
                 f"loss_and_grad has put another array in the place of {leaf.path}, which is what "
                 "is stepped; leave it there"

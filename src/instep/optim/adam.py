@@ -27,15 +27,18 @@ class Adam(Optimizer):
     Parameters
     ----------
     params : tree of arrays, or list of dicts
-        float32 or float64 arrays in any nesting of dict, list and tuple, updated in place; or a
-        list of groups ``{"params": tree, "lr": ...}``.
+        float32, float64, float16 or ml_dtypes.bfloat16 arrays in any nesting of dict, list and
+        tuple, updated in place; or a list of groups ``{"params": tree, "lr": ...}``. float16 and
+        bfloat16 ones are the rounded values of float32 masters, see `master`.
     lr, eps, weight_decay : float or schedule
         Defaults 1e-3, 1e-8, 0. A schedule is any callable of the 0-based step.
     betas : pair of float or schedule
         Decay of the two averages, each in [0, 1), default (0.9, 0.999).
     amsgrad : bool, default False
         Never let the step grow because :math:`v` shrinks.
-    maximize, clip_norm, clip_value, nonfinite, threads
+    maximize, clip_norm, clip_value, nonfinite, threads, state_factory
+        As in `SGD`.
+    ema_decay, ema_warmup, zero_grads, stats
         As in `SGD`.
 
     References
@@ -116,8 +119,12 @@ class AdamW(Adam):
 
     Parameters
     ----------
-    params, lr, betas, eps, amsgrad, maximize, clip_norm, clip_value, nonfinite, threads
+    params, lr, betas, eps, amsgrad
         As in `Adam`.
+    maximize, clip_norm, clip_value, nonfinite, threads, state_factory
+        As in `SGD`.
+    ema_decay, ema_warmup, zero_grads, stats
+        As in `SGD`.
     weight_decay : float or schedule, default 1e-2
         :math:`\lambda`; what is subtracted is ``lr * weight_decay * param``.
 

@@ -8,14 +8,17 @@ from typing import Any, ClassVar
 
 from instep import _check, _core, config
 from instep._check import Array
+from instep.optim.extras import Extras, zero
 from instep.optim.forks import living
 from instep.optim.groups import Check, Group, Values, is_group_list
-from instep.optim.leaves import GRADIENT, RULES, Cohort, Leaf, Leaves, given, labels_of
-from instep.optim.norm import count_unusable, gradient_norm, unusable
+from instep.optim.leaves import GRADIENT, RULES, Cohort, Leaf, Leaves, given, labels_of, renamed
+from instep.optim.memory import Factory, FactoryOption
+from instep.optim.norm import clips, count_unusable, gradient_norm, unusable
 from instep.optim.options import Option
+from instep.optim.precision import Masters
 from instep.optim.report import StepReport
 from instep.optim.state_dict import LoadReport, load, save
-from instep.optim.storage import CHOICES, StoredStates, suiting
+from instep.optim.storage import StoredStates, suiting
 from instep.tree import Structure, flatten_groups
 
 _NOT_GIVEN: Any = object()
@@ -24,7 +27,7 @@ _INFINITY = math.inf
 _BEGUN = ("_steady", "_checks", "_groups", "_leaves", "_flatten_trees")
 
 
-class Optimizer(StoredStates):
+class Optimizer(Masters, Extras, StoredStates):
     """What all optimizers share. Use a subclass: `SGD`, `RMSprop`, `Adam`, `AdamW`.
 
     A subclass names its hyperparameters, chooses the update rule of a group and computes the
@@ -35,6 +38,7 @@ class Optimizer(StoredStates):
     clip_value = Option(_check.number_or_schedule(_check.positive))
     nonfinite = Option(_check.nonfinite_policy, optional=False)
     threads = Option(_check.thread_count)
+    state_factory = FactoryOption(_check.array_factory)
 
     # Hyperparameters of a group: name -> check. `maximize` is added to all.
     hyperparameters: ClassVar[Mapping[str, Check]] = {}
@@ -51,32 +55,37 @@ class Optimizer(StoredStates):
         clip_norm: Any = None,
         clip_value: Any = None,
         nonfinite: str = "propagate",
+        ema_decay: Any = None,
+        ema_warmup: bool = False,
+        zero_grads: bool = False,
+        stats: bool = False,
         threads: int | None = None,
+        state_factory: Factory | None = None,
         state_dtype: str | None = None,
         seed: int = 0,
     ) -> None:
         self._clip_norm: Any
         self._clip_value: Any
         self._nonfinite: str
-        self._threads: int | None
         self.defaults = {**defaults, "maximize": maximize}
         self._buffers: list[Array] | None = None
-        if state_dtype is not None:
-            self._state_dtype = _check.choice("state_dtype", state_dtype, CHOICES)
         self._listed = is_group_list(params)
-        self._begin(params if self._listed else [{"params": params}])
+        self._state_dtype = _check.state_dtype("state_dtype", state_dtype)
+        groups = params if self._listed else [{"params": params}]
+        self._begin(groups, type(self).state_factory.checked(state_factory))
         self.clip_norm = clip_norm
         self.clip_value = clip_value
         self.nonfinite = nonfinite
         self.threads = threads
         self.seed = seed
+        self._set_extras(ema_decay, ema_warmup, zero_grads, stats)
 
-    def _begin(self, groups: Sequence[Any]) -> None:
+    def _begin(self, groups: Sequence[Any], factory: Factory | None = None) -> None:
         self._steady = _core.Steady()
         self._steady.lock = threading.RLock()
         self._checks = {**self.hyperparameters, "maximize": _check.flag}
         self._groups: list[Group] = []
-        self._leaves = Leaves(self._state_dtype)
+        self._leaves = Leaves(factory, self._state_dtype)
         for group in groups:
             self._append_group(group)
         living.add(self)
@@ -127,8 +136,7 @@ class Optimizer(StoredStates):
             as if a list of groups had been given at first: "W" becomes "0.W".
         """
         with self._steady.lock:
-            if self._steady.stepping:
-                raise self._within_step("add_param_group")
+            self._refuse_within("add_param_group()")
             self._append_group(group)
             self._buffers = None
 
@@ -145,18 +153,12 @@ class Optimizer(StoredStates):
         root = f"params[{index}]['params']" if listed else "params"
         if structure.size == 0:
             raise ValueError(f"{root} holds no array; pass at least one parameter")
-        arrays = structure.flatten(options["params"], root)
-        leaves = [
-            Leaf(*label, _check.parameter(label[1], array))
-            for label, array in zip(labels_of(structure, index, listed), arrays, strict=True)
-        ]
+        given = structure.flatten(options["params"], root)
+        labels = labels_of(structure, index, listed)
+        leaves = [Leaf.of(*label, array) for label, array in zip(labels, given, strict=True)]
         present = self._leaves.all
         if listed and not self._listed:
-            labels = labels_of(self._groups[0].structure, 0, listed)
-            present = [
-                Leaf(*label, leaf.parameter, leaf.state)
-                for label, leaf in zip(labels, present, strict=True)
-            ]
+            present = renamed(present, labels_of(self._groups[0].structure, 0, listed))
         members = range(len(present), len(present) + len(leaves))
         rule_of = suiting(self._rule, self._state_dtype)
         group = Group({**self.defaults, **options}, structure, members, self._checks, rule_of)
@@ -175,16 +177,12 @@ class Optimizer(StoredStates):
         """Gradient buffers nested like the parameters, zero at first.
 
         Made on first use; backward code may write into them (``out=``), and `step` without
-        arguments then uses them.
+        arguments then uses them. float32 for float16 and bfloat16 parameters.
         """
         with self._steady.lock:
             if self._buffers is None:
                 self._buffers = [leaf.new_array(GRADIENT) for leaf in self._leaves.all]
-            trees = [
-                group.structure.build([self._buffers[i] for i in group.leaves])
-                for group in self._groups
-            ]
-            return trees if self._listed else trees[0]
+            return self._nested(self._buffers)
 
     def _flatten(self, grads: Any) -> list[Any]:
         if grads is _NOT_GIVEN:
@@ -210,6 +208,7 @@ class Optimizer(StoredStates):
         grads : tree of arrays, optional
             Nested like the parameters (with several groups: a list of such trees). Any float
             dtype, any strides, read-only and broadcast arrays too; never converted in place.
+            With `zero_grads` writable arrays, which are zeroed.
             None stands for a parameter without gradient, which then takes no part. Without
             `grads`, the buffers of `opt.grads` are used.
         grad_scale : float, default 1.0
@@ -227,7 +226,8 @@ class Optimizer(StoredStates):
         FloatingPointError
             A gradient is NaN or infinite and ``nonfinite="raise"``. Nothing has been written.
         RuntimeError
-            Called by a schedule of this optimizer in its step. Nothing has been written.
+            Called by a schedule of this optimizer in its step, or within its `swap_ema`. Nothing
+            has been written.
         """
         flat = None
         if grad_scale is _ONE and grads is not _NOT_GIVEN:
@@ -235,35 +235,42 @@ class Optimizer(StoredStates):
             if type(done) is StepReport:
                 return done
             flat = done
+        return self._locked_step(grads, flat, grad_scale, None)
+
+    def _locked_step(
+        self, grads: Any, flat: list[Any] | None, grad_scale: float, policy: str | None
+    ) -> StepReport:
+        """The long way, one at a time. `policy` stands for `nonfinite` in this step, if given."""
         steady = self._steady
         with steady.lock:
-            if steady.stepping:
-                raise self._within_step("step")
+            self._refuse_within("step()")
             try:
                 steady.stepping = True
                 steady.close()
                 if flat is not None and len(flat) != len(self._leaves.all):
                     flat = None  # another thread added a group
-                return self._step(grads, flat, grad_scale)
+                return self._step(grads, flat, grad_scale, policy or self._nonfinite)
             finally:
                 steady.stepping = False
 
-    def _step(self, grads: Any, flat: list[Any] | None, grad_scale: float) -> StepReport:
-        """The long way. `flat`: the leaves of `grads`, if they have been collected."""
+    def _step(
+        self, grads: Any, flat: list[Any] | None, grad_scale: float, policy: str
+    ) -> StepReport:
+        """`flat`: the leaves of `grads`, if they have been collected."""
         step = self.steps
         for group in self._groups:
             if group.scheduled or group.options.changed:
                 group.advance(step)
         lr = self._groups[0].values["lr"]
-        clip_norm, limit = self._clips(step)
+        clip_norm, limit = clips(self._clip_norm, self._clip_value, step)
         if type(grad_scale) is not float or grad_scale != 1.0:
             grad_scale = _check.positive("grad_scale", grad_scale)
+        self._prepare_extras(step)
         threads = self._threads or config.get_num_threads()
         gradients = self._leaves.bind(self._flatten(grads) if flat is None else flat)
 
         scale = unscale = 1.0 / grad_scale
         norm = bad = None
-        policy = self._nonfinite
         if clip_norm is not None or policy != "propagate":
             raw_norm, bad = gradient_norm(self._leaves, gradients, threads)
             norm = raw_norm * unscale
@@ -276,25 +283,20 @@ class Optimizer(StoredStates):
                 if bad and policy == "raise":
                     raise unusable(self._leaves, counts)
                 if bad:
+                    if self._leaves.plan.zero_gradients:
+                        zero(gradients)
                     return StepReport(step, lr, False, norm, bad)
 
         leaves = self._leaves
-        leaves.hand_over(self._coefficients)
+        leaves.hand_over(self._coefficients, gradients)
         leaves.plan.seed = self._seed
         ceiling = _INFINITY if limit is None else limit
-        self._steady.step(leaves.plan, scale, ceiling, threads, 0.0)
+        measure = self._stats
+        self._steady.step(leaves.plan, scale, ceiling, threads, unscale if measure else 0.0)
+        stats = self._group_stats(gradients) if measure else None
         if clip_norm is None and limit is None and policy == "propagate":
             self._open_steady()
-        return _report(StepReport, (step + 1, lr, True, norm, bad))
-
-    def _clips(self, step: int) -> tuple[float | None, float | None]:
-        """clip_norm and clip_value at the step."""
-        clip_norm, limit = self._clip_norm, self._clip_value
-        if clip_norm is not None and callable(clip_norm):
-            clip_norm = _check.scheduled(_check.non_negative, "clip_norm", clip_norm, step)
-        if limit is not None and callable(limit):
-            limit = _check.scheduled(_check.positive, "clip_value", limit, step)
-        return clip_norm, limit
+        return _report(StepReport, (step + 1, lr, True, norm, bad, stats))
 
     def _open_steady(self) -> None:
         """Let the next step take the short way, if it will be like this one."""
@@ -310,14 +312,8 @@ class Optimizer(StoredStates):
         self._steady.open(plan, options, flatten, flat, StepReport, lr, threads or 0)
         # What another thread sets after this look at it closes the way itself.
         now = self._clip_norm, self._clip_value, self._nonfinite, self._threads
-        if now != (None, None, "propagate", threads):
+        if now != (None, None, "propagate", threads) or not self._extras_stay():
             self._steady.close()
-
-    def _within_step(self, method: str) -> RuntimeError:
-        return RuntimeError(
-            f"{method}() was called within a step of the same optimizer, by a schedule or by what "
-            "converts a gradient; call it between steps"
-        )
 
     # ---- state -----------------------------------------------------------------------------
 
@@ -336,21 +332,31 @@ class Optimizer(StoredStates):
                 if leaf.state or steps[i]
             }
 
-    def state_dict(self) -> dict[str, Any]:
-        """A snapshot of states, step counts, hyperparameters and schedules, by parameter name.
+    def state_dict(self, *, copy: bool = True) -> dict[str, Any]:
+        """A snapshot of states, masters, averages, counts and hyperparameters, by parameter name.
 
         Arrays are copies, and so is what a `ReduceOnPlateau` has observed: later steps and
         metrics do not change it. Picklable if the schedules are.
+
+        Parameters
+        ----------
+        copy : bool, default True
+            With False, the arrays are those that the step updates.
 
         Raises
         ------
         TypeError, ValueError
             A bad change of `param_groups`, which the next step would refuse too.
         """
-        return save(self)
+        return save(self, copies=_check.flag("copy", copy))
 
     def load_state_dict(self, state: Mapping[str, Any], strict: bool = True) -> LoadReport:
         """Continue from a snapshot; its hyperparameters and schedules replace the present ones.
+
+        Masters are loaded, and written, rounded, to float16 and bfloat16 parameters; other
+        parameters are not part of a snapshot. What a `state_factory` gave is written over. A
+        snapshot that is older than `ema_decay`, `ema_warmup` and `zero_grads` leaves these as they
+        are.
 
         A `ReduceOnPlateau` that the optimizer has stays the object that it is and takes over what
         the one in its place had observed; parameters other than that one's are an error. Where
@@ -363,13 +369,14 @@ class Optimizer(StoredStates):
         strict : bool, default True
             Whether names must match exactly. With False, what matches is loaded: parameters that
             the snapshot does not know keep their state and step count, states without a
-            parameter are left out, and both are reported. Hyperparameters, options and `steps`
-            are the snapshot's in any case.
+            parameter are left out, and both are reported; so is a master that one side alone
+            has, and an average that is missing, which starts anew as a copy of the parameter.
+            Hyperparameters, options and `steps` are the snapshot's in any case.
 
         Returns
         -------
         LoadReport
-            ``missing`` and ``unexpected`` parameter names.
+            ``missing`` and ``unexpected`` parameter names, ``"<name>.master"``, ``"<name>.ema"``.
 
         Raises
         ------
@@ -381,6 +388,7 @@ class Optimizer(StoredStates):
     def __getstate__(self) -> tuple[Any, ...]:
         """For pickle and copy: with the parameters, in contrast to `state_dict`."""
         with self._steady.lock:
+            self._refuse_swapped("a copy")
             state = self.state_dict()
             groups = [dict(group.options) for group in self._groups]
             rest = {name: v for name, v in vars(self).items() if name not in _BEGUN}

@@ -1,15 +1,15 @@
 """The parameter arrays of an optimizer: their states, step counts and this step's gradients."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import Any
-
-import numpy as np
 
 from instep import _check, _core
 from instep._check import Array
-from instep.optim import storage
+from instep.optim import averages, precision, storage
 from instep.optim.groups import Group, Values
+from instep.optim.memory import Factory, NewArrays, zeros_like
 from instep.tree import Structure
 
 Coefficients = Callable[[Values], tuple[float, ...]]
@@ -24,11 +24,8 @@ def given(rule: str) -> tuple[str, ...]:
     return names[2 : len(names) - derived]
 
 
-_LINE = 64  # bytes of a cache line
-_PAGE = 4096
-_APART = 768  # bytes between streams within a page
 GRADIENT = 4  # the stream behind the parameter (0) and its states, three at most
-_LARGE = 16 * _PAGE  # where a page more is nothing
+AVERAGE = 5
 
 
 @dataclass(slots=True)
@@ -38,28 +35,47 @@ class Leaf:
     name: str  # "layers.0.W"
     path: str  # "params['layers'][0]['W']"
     grad_path: str
-    parameter: Array
+    given: Array  # the user's
+    parameter: Array  # what the rule updates: the user's array itself, or its float32 master
     state: dict[str, Array] = field(default_factory=dict)
+    average: Array | None = None
 
-    def axes(self) -> tuple[int, ...]:
-        """The axes by falling |stride|, as csrc/view.c walks them."""
-        strides = self.parameter.strides
-        return tuple(sorted(range(len(strides)), key=lambda axis: -abs(strides[axis])))
+    @classmethod
+    def of(cls, name: str, path: str, grad_path: str, given: object) -> "Leaf":
+        """The leaf of what the user gave as a parameter; without a master as yet."""
+        array = _check.parameter(path, given)
+        return cls(name, path, grad_path, array, array)
 
-    def new_array(self, stream: int, dtype: np.dtype[Any] | None = None) -> Array:
-        """Zeros of the parameter's shape and dtype, or another, dense in its memory order.
+    @property
+    def has_master(self) -> bool:
+        return self.parameter is not self.given
 
-        With its dtype it lies as the parameter does relative to cache lines: csrc/step.h starts
-        its vectors where the parameter's lines start. Large ones lie `stream` times _APART further
-        in their page: stores and loads that agree in the last 12 bits of the address can wait for
-        each other."""
-        like, order = self.parameter, self.axes()
-        dtype, line = (like.dtype, like.ctypes.data) if dtype is None else (dtype, 0)
-        unit, offset = (_PAGE, _APART * stream) if like.nbytes >= _LARGE else (_LINE, 0)
-        room = np.zeros(like.size + unit // dtype.itemsize, dtype)
-        skip = (line + offset - room.ctypes.data) % unit // dtype.itemsize
-        zeros = room[skip : skip + like.size].reshape([like.shape[axis] for axis in order])
-        return zeros.transpose(np.argsort(order)) if order else zeros
+    def new_array(self, stream: int) -> Array:
+        """Zeros of the parameter's shape and dtype, dense in the parameter's memory order."""
+        return zeros_like(self.parameter, stream)
+
+    def new_average(self, new: NewArrays) -> Array:
+        """Room for its moving average."""
+        array = new.ask(f"{self.name}.ema", self.parameter, self.parameter.dtype)
+        return self.new_array(AVERAGE) if array is None else array
+
+    def written(self) -> Iterator[tuple[str, Array]]:
+        """Everything that a step writes, with its name for messages."""
+        yield self.path, self.given
+        if self.has_master:
+            yield f"the master of {self.path}", self.parameter
+        for name, array in self.state.items():
+            yield f"state[{self.name!r}][{name!r}]", array
+        if self.average is not None:
+            yield f"ema[{self.name!r}]", self.average
+
+
+def renamed(leaves: list[Leaf], labels: Iterator[tuple[str, str, str]]) -> list[Leaf]:
+    """The same leaves with other names."""
+    return [
+        replace(leaf, name=name, path=path, grad_path=grad_path)
+        for leaf, (name, path, grad_path) in zip(leaves, labels, strict=True)
+    ]
 
 
 def labels_of(structure: Structure, group: int, listed: bool) -> Iterator[tuple[str, str, str]]:
@@ -102,12 +118,14 @@ class Cohort(_core.Row):
 class Leaves:
     """All leaves of an optimizer, in the order of the flattened gradients."""
 
-    def __init__(self, state_dtype: str | None = None) -> None:
+    def __init__(self, factory: Factory | None = None, state_dtype: str | None = None) -> None:
+        self.factory = factory  # asked for states and masters, if there is one
         self.state_dtype = state_dtype
         self.all: list[Leaf] = []
         self.cohorts: list[Cohort] = []
         self.plan = _core.Plan([])
         self.partial = False
+        self.averaged = False  # there is a moving average of every parameter
 
     # ---- membership ------------------------------------------------------------------------
 
@@ -119,10 +137,16 @@ class Leaves:
             raise ValueError(
                 f"two parameters are called {twice!r}; rename a key: states are saved by name"
             )
-        arrays = [leaf.parameter for leaf in leaves]
-        _check.disjoint(arrays, [leaf.path for leaf in leaves])
-        plan = _core.Plan(arrays)
+        _check.disjoint([leaf.given for leaf in leaves], [leaf.path for leaf in leaves])
+        present = leaves[: len(self.all)]
+        precision.add_masters(leaves[len(present) :], present, self.factory)
+        plan = _core.Plan([leaf.parameter for leaf in leaves])
+        for i, leaf in enumerate(leaves):
+            if leaf.has_master:
+                plan.set_copy(i, leaf.given)
+        kept = averages.complete(leaves, self.factory) if self.averaged else None
         self.all, self.plan = leaves, plan
+        self.set_averages(kept)
         self.replace_cohorts([*self.cohorts, cohort])
 
     def replace_cohorts(self, cohorts: list[Cohort]) -> None:
@@ -133,9 +157,21 @@ class Leaves:
             cohort.rule, cohort.values = "", None
             names = RULES[cohort.group.rule][1]
             if names and all(name in self.all[cohort.leaves[0]].state for name in names):
-                self._allocate(cohort)
+                self._use(cohort)
         self.plan.finish()
         self._set_cohorts(cohorts)
+
+    def average(self, on: bool) -> None:
+        """Keep averages from now on, or drop them."""
+        self.set_averages(averages.complete(self.all, self.factory) if on else None)
+
+    def set_averages(self, kept: list[Array] | None) -> None:
+        """Keep these averages, one per leaf, or none."""
+        self.averaged = kept is not None
+        for i, leaf in enumerate(self.all):
+            leaf.average = kept[i] if kept is not None else None
+            self.plan.set_average(i, leaf.average)
+        self.plan.finish()
 
     def _set_cohorts(self, cohorts: list[Cohort]) -> None:
         rows = [0] * len(self.all)
@@ -152,9 +188,7 @@ class Leaves:
     def written(self) -> Iterator[tuple[str, Array]]:
         """Everything that a step writes, with its name for messages."""
         for leaf in self.all:
-            yield leaf.path, leaf.parameter
-            for name, array in leaf.state.items():
-                yield f"state[{leaf.name!r}][{name!r}]", array
+            yield from leaf.written()
 
     # ---- one step --------------------------------------------------------------------------
 
@@ -167,16 +201,24 @@ class Leaves:
         while stop >= 0:
             leaf, trusted = self.all[stop], -1
             if self.plan.reason == _core.READ_ONLY:
-                raise _check.read_only(leaf.path, leaf.parameter)
+                raise _check.read_only(leaf.path, leaf.given)
             if self.plan.reason == _core.WRONG_SHAPE:
                 shape = leaf.parameter.shape
                 raise _check.gradient_shape(leaf.grad_path, gradients[stop], shape)
+            if self.plan.reason == _core.READ_ONLY_GRADIENT:
+                raise _check.read_only_gradient(leaf.grad_path, gradients[stop])
             if self.plan.reason == _core.MAY_OVERLAP:
                 _check.gradient_overlap(leaf.grad_path, gradients[stop], self.written())
                 trusted = stop
             else:
-                gradients[stop] = _check.gradient(leaf.grad_path, gradients[stop])
+                given = gradients[stop]
+                gradients[stop] = _check.gradient(leaf.grad_path, given)
+                if self.plan.zero_gradients:
+                    _check.is_array(leaf.grad_path, given)
             stop = self.plan.bind_from(gradients, stop, trusted)
+        if stop == _core.MAY_SHARE:
+            _check.gradients_apart([leaf.grad_path for leaf in self.all], gradients)
+            stop = self.plan.trust_apart()
         self.partial = stop != _ALL_BOUND
         self._mark_active(gradients)
         return gradients
@@ -204,40 +246,47 @@ class Leaves:
         """Sum of (scale * g)^2 over the bound gradients, in float64."""
         return self.plan.sum_squares(scale, threads)
 
-    def _allocate_active(self) -> None:
+    def _allocate_active(self, gradients: list[Any]) -> None:
         """Make the states that the active cohorts' rules need and have not got."""
-        changed = False
-        for cohort in self.cohorts:
-            if cohort.active and cohort.rule != cohort.group.rule:
-                self._allocate(cohort)
-                changed = True
-        if changed:
+        cohorts = [c for c in self.cohorts if c.active and c.rule != c.group.rule]
+        new = NewArrays(self.factory)
+        made: dict[int, dict[str, Array]] = {}
+        for cohort in cohorts:
+            names = RULES[cohort.group.rule][1]
+            for i in cohort.leaves:
+                leaf, made[i] = self.all[i], {}
+                for stream, name in enumerate(names, 1):
+                    if name not in leaf.state:
+                        made[i] |= storage.new_state(leaf, name, stream, new, self.state_dtype)
+        bound = zip(self.all, gradients, strict=True)
+        read = ((leaf.grad_path, array) for leaf, array in bound if array is not None)
+        new.check(chain(self.written(), read))
+        new.zero()
+        for cohort in cohorts:
+            for i in cohort.leaves:
+                self.all[i].state.update(made[i])
+                cohort.fresh = cohort.fresh or bool(made[i])
+            self._use(cohort)
+        if cohorts:
             self.plan.finish()
 
-    def _allocate(self, cohort: Cohort) -> None:
+    def _use(self, cohort: Cohort) -> None:
+        """Tell the core the cohort's rule and the states of its leaves."""
         number, names = RULES[cohort.group.rule][:2]
-        leaves = [self.all[i] for i in cohort.leaves]
-        new: list[dict[str, Array]] = [{} for _ in leaves]
-        for leaf, states in zip(leaves, new, strict=True):
-            for stream, name in enumerate(names, 1):
-                if name not in leaf.state:
-                    states |= storage.new_state(leaf, name, stream, self.state_dtype)
-        for i, leaf, states in zip(cohort.leaves, leaves, new, strict=True):
-            leaf.state.update(states)
-            self.plan.set_rule(i, number, *storage.handed(leaf.state, names))
-            cohort.fresh = cohort.fresh or bool(states)
+        for i in cohort.leaves:
+            self.plan.set_rule(i, number, *storage.handed(self.all[i].state, names))
         cohort.rule = cohort.group.rule
 
-    def hand_over(self, coefficients: Coefficients) -> None:
+    def hand_over(self, coefficients: Coefficients, gradients: list[Any]) -> None:
         """Give the core what changed of the active cohorts' rules and coefficients."""
         for cohort in self.cohorts:
             if cohort.values is not cohort.group.values and cohort.active:
+                if cohort.rule != cohort.group.rule:
+                    self._allocate_active(gradients)
                 self._hand_over_one(cohort, coefficients)
 
     def _hand_over_one(self, cohort: Cohort, coefficients: Coefficients) -> None:
         group = cohort.group
-        if cohort.rule != group.rule:
-            self._allocate_active()
         values = group.values
         sign = -1.0 if values["maximize"] else 1.0
         cohort.set(RULES[group.rule][0], sign, coefficients(values))

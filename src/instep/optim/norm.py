@@ -6,12 +6,22 @@ from typing import Any
 
 import numpy as np
 
+from instep import _check
 from instep._check import Array
 from instep.optim.leaves import Leaves
 
 # Squares of float64 gradients leave float64's range beyond about 1e154 and below about 1e-162.
 _SMALL, _UP, _DOWN = 2.0**-900, 2.0**600, 2.0**-600
 _LARGEST_FLOAT32 = float(np.finfo(np.float32).max)
+
+
+def clips(clip_norm: Any, clip_value: Any, step: int) -> tuple[float | None, float | None]:
+    """The two options at the 0-based step."""
+    if clip_norm is not None and callable(clip_norm):
+        clip_norm = _check.scheduled(_check.non_negative, "clip_norm", clip_norm, step)
+    if clip_value is not None and callable(clip_value):
+        clip_value = _check.scheduled(_check.positive, "clip_value", clip_value, step)
+    return clip_norm, clip_value
 
 
 def gradient_norm(leaves: Leaves, gradients: Sequence[Any], threads: int) -> tuple[float, int]:

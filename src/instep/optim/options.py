@@ -3,6 +3,10 @@
 from collections.abc import Callable
 from typing import Any, Literal, TypedDict
 
+import numpy as np
+
+from instep._check import Array
+
 
 class StepOptions(TypedDict, total=False):
     """The keyword-only options of every optimizer; documented with `SGD`."""
@@ -11,7 +15,12 @@ class StepOptions(TypedDict, total=False):
     clip_norm: Any
     clip_value: Any
     nonfinite: Literal["propagate", "skip", "raise"]
+    ema_decay: Any
+    ema_warmup: bool
+    zero_grads: bool
+    stats: bool
     threads: int | None
+    state_factory: Callable[[str, tuple[int, ...], np.dtype[Any]], Array] | None
     state_dtype: Literal["float32", "bfloat16", "8bit"] | None
     seed: int
 

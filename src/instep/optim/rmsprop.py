@@ -26,14 +26,17 @@ class RMSprop(Optimizer):
     Parameters
     ----------
     params : tree of arrays, or list of dicts
-        float32 or float64 arrays in any nesting of dict, list and tuple, updated in place; or a
-        list of groups ``{"params": tree, "lr": ...}``.
+        float32, float64, float16 or ml_dtypes.bfloat16 arrays in any nesting of dict, list and
+        tuple, updated in place; or a list of groups ``{"params": tree, "lr": ...}``. float16 and
+        bfloat16 ones are the rounded values of float32 masters, see `master`.
     lr, alpha, eps, weight_decay, momentum : float or schedule
         Defaults 1e-2, 0.99, 1e-8, 0, 0. A schedule is any callable of the 0-based step.
         `alpha` is the decay of the averages, in [0, 1).
     centered : bool, default False
         Divide by the standard deviation instead of the root mean square.
-    maximize, clip_norm, clip_value, nonfinite, threads
+    maximize, clip_norm, clip_value, nonfinite, threads, state_factory
+        As in `SGD`.
+    ema_decay, ema_warmup, zero_grads, stats
         As in `SGD`.
 
     References

@@ -25,8 +25,9 @@ class SGD(Optimizer):
     Parameters
     ----------
     params : tree of arrays, or list of dicts
-        float32 or float64 arrays in any nesting of dict, list and tuple, updated in place; or a
-        list of groups ``{"params": tree, "lr": ...}``.
+        float32, float64, float16 or ml_dtypes.bfloat16 arrays in any nesting of dict, list and
+        tuple, updated in place; or a list of groups ``{"params": tree, "lr": ...}``. float16 and
+        bfloat16 ones are the rounded values of float32 masters, see `master`.
     lr, momentum, dampening, weight_decay : float or schedule
         Defaults 1e-3, 0, 0, 0. A schedule is any callable of the 0-based step.
     nesterov : bool, default False
@@ -41,8 +42,31 @@ class SGD(Optimizer):
     nonfinite : {"propagate", "skip", "raise"}
         What to do when a gradient is NaN or infinite: nothing; leave everything untouched and
         say so in the report; or raise FloatingPointError before anything is written.
+    ema_decay : float or schedule, optional
+        Keep moving averages of all parameters, ``average += (1 - ema_decay) * (param - average)``
+        after each step, from copies of the parameters on; in [0, 1). See `ema` and `swap_ema`.
+        Setting it to None drops them.
+    ema_warmup : bool, default False
+        Let the decay at the 0-based step t be at most ``(1 + t) / (10 + t)``, so that the averages
+        soon forget the start.
+    zero_grads : bool, default False
+        Zero the gradients in the pass that reads them, also in a step that is skipped. They must
+        then be writable NumPy arrays that share no memory with themselves or each other.
+    stats : bool, default False
+        Measure norms of gradient, update and parameter, and the share of clipped elements, per
+        group: `StepReport.stats`.
     threads : int, optional
         At most so many threads; None follows `instep.set_num_threads`. Never changes a bit.
+    state_factory : callable, optional
+        ``state_factory(name, shape, dtype) -> array`` provides the arrays that the optimizer
+        keeps, for example a `numpy.memmap` each, or arrays over shared memory: "W.exp_avg" for
+        the state of "W", "W.master" for its master, "W.ema" for its average. The array has exactly
+        this shape and dtype, is writable and has memory of its own; what it holds is written over.
+        `shape` has the parameter's axes in the order of its memory, so that an array in C order
+        is read and written from one end to the other. Masters are asked for when their parameter
+        is added, averages then or when `ema_decay` is set, states at its first gradient or when
+        they are loaded; nothing for empty parameters. What is loaded later is written into the
+        same arrays. Copies and pickles of the optimizer have ordinary memory and no factory.
 
     References
     ----------

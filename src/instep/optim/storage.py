@@ -1,6 +1,6 @@
 """How the states of an optimizer are kept: in the type computed in, or in fewer bits.
 
-The formats are csrc/stored.h; docs/math.md has their formulas."""
+The formats are those of csrc/stored.h; docs/math.md has their formulas."""
 
 from __future__ import annotations
 
@@ -11,17 +11,18 @@ import numpy as np
 
 from instep import _check, _core
 from instep._check import Array
+from instep.optim.memory import NewArrays, quiet, walk_order, zeros_like
 from instep.optim.options import Option
+from instep.optim.parts import Part
 
 if TYPE_CHECKING:
-    from instep.optim.leaves import Leaf, Leaves
+    from instep.optim.leaves import Leaf
 
 BLOCK = 128  # elements of the walk that share a scale
-CHOICES = ("float32", "bfloat16", "8bit")
 _ROUNDED = ("bfloat16", "8bit")
-_CODES = {"SIGNED": np.dtype(np.int8)}
 _FORMATS = _core.states()  # state -> how it may be kept, as csrc/kernels.def says
 _RULES = _core.rules()
+_FLOAT32 = np.dtype(np.float32)
 _BITS = np.dtype(np.uint16)  # of a bfloat16
 
 
@@ -61,20 +62,34 @@ def suiting(rule_of: Callable[..., str], state_dtype: str | None) -> Callable[..
 # ---- arrays ----------------------------------------------------------------------------------
 
 
-def new_state(leaf: Leaf, name: str, stream: int, state_dtype: str | None) -> dict[str, Array]:
-    """A state of zeros, with its scales if it has any."""
-    if state_dtype is None:
-        return {name: leaf.new_array(stream)}
-    if state_dtype == "8bit":
-        codes = leaf.new_array(stream, _code_dtype(name))
-        blocks = -(-codes.size // BLOCK)
-        return {name: codes, scale_name(name): np.zeros(blocks, np.float32)}
-    wide = state_dtype == "float32"
-    return {name: leaf.new_array(stream, np.dtype(np.float32) if wide else bfloat16())}
-
-
 def _code_dtype(name: str) -> np.dtype[Any]:
     return np.dtype(np.int8 if _FORMATS[name] == "SIGNED" else np.uint8)
+
+
+def _parts(leaf: Leaf, name: str, state_dtype: str | None) -> dict[str, tuple[Array, Any]]:
+    """The arrays that make up a state: name -> an array of its shape and walk, and its dtype."""
+    like = leaf.parameter
+    if state_dtype == "8bit":
+        blocks = np.broadcast_to(np.float32(0), -(-like.size // BLOCK))
+        return {name: (like, _code_dtype(name)), scale_name(name): (blocks, _FLOAT32)}
+    if state_dtype == "bfloat16":
+        return {name: (like, bfloat16())}
+    return {name: (like, _FLOAT32 if state_dtype == "float32" else like.dtype)}
+
+
+def new_state(
+    leaf: Leaf, name: str, stream: int, new: NewArrays, state_dtype: str | None
+) -> dict[str, Array]:
+    """Room for a state and its scales, if it has any; zeros unless it is a factory's."""
+    made = {}
+    for part, (like, dtype) in _parts(leaf, name, state_dtype).items():
+        array = new.ask(f"{leaf.name}.{part}", like, dtype, dense=state_dtype in _ROUNDED)
+        if array is None:
+            # As the parameter lies, if it is used as it is.
+            address = None if dtype == leaf.parameter.dtype and like is leaf.parameter else 0
+            array = zeros_like(like, stream, dtype, address)
+        made[part] = array
+    return made
 
 
 def handed(states: Mapping[str, Array], names: Sequence[str]) -> tuple[Any, Any]:
@@ -83,7 +98,7 @@ def handed(states: Mapping[str, Array], names: Sequence[str]) -> tuple[Any, Any]
     return tuple([states[name] for name in names]), scales
 
 
-def decoded(array: Array, scales: Array | None, axes: Sequence[int]) -> Array:
+def _decoded(array: Array, scales: Array | None, axes: Sequence[int]) -> Array:
     """The values of a state; a float array is returned as it is.
 
     `axes`: the walk in which its blocks follow each other, outermost axis first."""
@@ -96,55 +111,60 @@ def decoded(array: Array, scales: Array | None, axes: Sequence[int]) -> Array:
     return values.transpose(np.argsort(axes)) if axes else values
 
 
-def encoded(
-    values: Array, leaf: Leaf, name: str, stream: int, state_dtype: str | None
-) -> dict[str, Array]:
-    """A new state of these values, rounded to the nearest, with its scales."""
-    state = new_state(leaf, name, stream, state_dtype)
-    with np.errstate(over="ignore"):
-        if state_dtype not in _ROUNDED:
-            state[name][...] = values
-            return state
-        axes = leaf.axes()
+def _encoded(values: Array, leaf: Leaf, name: str, state_dtype: str) -> dict[str, Array]:
+    """The arrays of a state that has these values, rounded to the nearest."""
+    axes = walk_order(leaf.parameter)
+    with quiet():
         walked = np.asarray(values.transpose(axes), np.float32, order="C")
-    _core.encode_state(walked, state[name].transpose(axes), state.get(scale_name(name)))
-    return state
+    parts = _parts(leaf, name, state_dtype)
+    codes = np.empty(walked.shape, parts[name][1])
+    found = {name: codes.transpose(np.argsort(axes)) if axes else codes}
+    if state_dtype == "8bit":
+        found[scale_name(name)] = np.empty(parts[scale_name(name)][0].shape, np.float32)
+    _core.encode_state(walked, codes, found.get(scale_name(name)))
+    return found
 
 
 # ---- snapshots -------------------------------------------------------------------------------
 
 
-def saved(leaf: Leaf, steps: int) -> dict[str, Any]:
-    """The entry of a leaf in a snapshot.
+def walk(leaf: Leaf) -> dict[str, Any]:
+    """What the entry of a leaf in a snapshot says besides its arrays: if these have blocks, the
+    "axes" in whose order the blocks walk. What saves and loads an array may lay it out anew."""
+    in_blocks = any(scale_name(name) in leaf.state for name in leaf.state)
+    return {"axes": tuple(walk_order(leaf.parameter))} if in_blocks else {}
 
-    Where states have blocks, "axes" tells in which order these walk through the array: what saves
-    and loads an array may lay it out anew."""
-    entry: dict[str, Any] = {"step": steps}
-    entry |= {name: array.copy(order="K") for name, array in leaf.state.items()}
-    if any(scale_name(name) in leaf.state for name in leaf.state):
-        entry["axes"] = leaf.axes()
-    return entry
+
+def states_in(where: str, entry: Mapping[str, Any], known: set[str]) -> list[str]:
+    """The names of the states in an entry; `where` names it."""
+    scales = {scale_name(name) for name in known if name in entry}
+    names = [name for name in entry if name not in {"step", "axes", *scales}]
+    for name in names:
+        if name not in known:
+            raise ValueError(f"{where} has a state {name!r}; known: {sorted(known)}")
+    return names
 
 
 def loaded(
-    where: str, entry: Mapping[str, Any], leaf: Leaf, name: str, stream: int, dtype: str | None
+    where: str, entry: Mapping[str, Any], leaf: Leaf, name: str, state_dtype: str | None
 ) -> dict[str, Array]:
-    """The state `name` of a snapshot's entry as `dtype` wants it; `where` names the entry.
+    """The values of the arrays that make up a state of an optimizer, from a snapshot's entry.
 
     Nothing is rounded where the snapshot has the same type and the same walk."""
     array, scales, axes = _checked(where, entry, leaf, name)
-    state = new_state(leaf, name, stream, dtype)
-    kept = state[name].view(_BITS) if _check.is_bfloat16(state[name].dtype) else state[name]
-    same_walk = _long(axes, array.shape) == _long(leaf.axes(), array.shape)
-    if array.dtype == kept.dtype and (scales is None or same_walk):
-        kept[...] = array
-        if scales is not None:
-            state[scale_name(name)][...] = scales
-        return state
-    values = decoded(array, scales, axes)
-    if dtype == "8bit" and kept.dtype == np.uint8 and (values < 0).any():
-        raise ValueError(f"{where}[{name!r}] has elements below 0, which is no second moment")
-    return encoded(values, leaf, name, stream, dtype)
+    shape = array.shape
+    if state_dtype == "8bit":
+        same_walk = _long(axes, shape) == _long(walk_order(leaf.parameter), shape)
+        if scales is not None and same_walk:
+            return {name: array, scale_name(name): scales}
+    elif state_dtype == "bfloat16" and array.dtype == _BITS:
+        return {name: array.view(bfloat16())}
+    values = _decoded(array, scales, axes)
+    if state_dtype == "8bit" and _code_dtype(name) == np.uint8 and (values < 0).any():
+        raise ValueError(f"{where}[{name!r}] has elements below 0, which no second moment has")
+    return (
+        {name: values} if state_dtype not in _ROUNDED else _encoded(values, leaf, name, state_dtype)
+    )
 
 
 def _long(axes: Sequence[int], shape: tuple[int, ...]) -> list[int]:
@@ -154,7 +174,7 @@ def _long(axes: Sequence[int], shape: tuple[int, ...]) -> list[int]:
 
 def _checked(
     where: str, entry: Mapping[str, Any], leaf: Leaf, name: str
-) -> tuple[Array, Array | None, tuple[int, ...]]:
+) -> tuple[Array, Array | None, list[int]]:
     """The array, scales and axes of a state in a snapshot; bfloat16 as its bits."""
     array = np.asarray(entry[name])
     if _check.is_bfloat16(array.dtype):
@@ -169,11 +189,11 @@ def _checked(
         raise ValueError(
             f"{where}[{name!r}] has shape {array.shape}, the parameter {leaf.parameter.shape}"
         )
-    axes = tuple(range(array.ndim))
+    axes = list(range(array.ndim))
     if not in_blocks:
         return array, None, axes
     scales = _checked_scales(f"{where}[{scale_name(name)!r}]", entry[scale_name(name)], array.size)
-    axes = tuple(entry.get("axes", axes))
+    axes = list(entry.get("axes", axes))
     if sorted(axes) != list(range(array.ndim)):
         raise ValueError(f"{where}['axes'] must name {array.ndim} axes once each, got {axes}")
     return array, scales, axes
@@ -195,13 +215,11 @@ def _checked_scales(where: str, value: Any, size: int) -> Array:
 # ---- what an optimizer has -------------------------------------------------------------------
 
 
-class StoredStates:
-    """The part of an optimizer that is about how it keeps its states."""
+class StoredStates(Part):
+    """What every optimizer offers for states in fewer bits."""
 
     seed = Option(_check.seed, optional=False)
 
-    _leaves: Leaves
-    _steady: _core.Steady
     _seed: int = 0
     _state_dtype: str | None = None
 
@@ -241,9 +259,9 @@ class StoredStates:
 
 
 def _decoded_states(leaf: Leaf) -> dict[str, Array]:
-    axes, states = leaf.axes(), leaf.state
+    axes, states = walk_order(leaf.parameter), leaf.state
     return {
-        name: np.array(decoded(states[name], states.get(scale_name(name)), axes), order="K")
+        name: np.array(_decoded(states[name], states.get(scale_name(name)), axes), order="K")
         for name in states
         if name in _FORMATS
     }
