@@ -197,7 +197,8 @@ static void encode_state(instep_dtype dtype, char *code, float *scale, const flo
     else encode_share(dtype, code, scale, x, word, 0, n);
 }
 
-/* The same to the nearest, of numbers from anywhere: adding 0 quiets a NaN and turns -0 into 0. */
+/* The same to the nearest, of numbers from anywhere: adding 0 quiets a NaN, and turns -0 into 0,
+ * which a second moment must be. */
 static void encode_nearest(instep_dtype dtype, char *code, float *scale, const float *x, size_t n)
 {
     float tile[INSTEP_TILE];
@@ -206,7 +207,10 @@ static void encode_nearest(instep_dtype dtype, char *code, float *scale, const f
     for (size_t start = 0; start < n; start += INSTEP_TILE) {
         const size_t count = n - start < INSTEP_TILE ? n - start : INSTEP_TILE;
         float *to = dtype == INSTEP_BFLOAT16 ? NULL : scale + start / INSTEP_BLOCK;
-        for (size_t i = 0; i < count; ++i) tile[i] = x[start + i] + 0.0f;
+        for (size_t i = 0; i < count; ++i) {
+            const float value = x[start + i];
+            tile[i] = value == 0 && dtype != INSTEP_UINT8 ? value : value + 0.0f;
+        }
         encode_state(dtype, code + start * (size_t)instep_itemsize(dtype), to, tile, word, 0,
                      count);
     }

@@ -124,7 +124,7 @@ if [ "$mode" = aarch64 ]; then
     exit
 fi
 
-tests="core plan extras gradients loss classes labels region threads pool"
+tests="core plan extras gradients stored loss classes labels region threads pool"
 [ "$mode" = tsan ] && tests="threads pool" # the others have one thread
 for test in $tests; do
     $cc $common "csrc/tests/test_$test.c" "$build"/core/*.o -lm -o "$build/test_$test"
