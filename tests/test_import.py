@@ -8,7 +8,8 @@ import instep
 PROGRAM = """
 import sys, instep
 late = {
-    "checkpoint", "loss_scale", "lr_range", "plots", "recommendation", "schedules", "verdict"
+    "checkpoint", "interop", "loss_scale", "lr_range", "plots", "recommendation", "schedules",
+    "verdict",
 }
 print(sorted(name for name in late if f"instep.{name}" in sys.modules))
 """

@@ -18,6 +18,7 @@ from instep.optim import RMSprop as RMSprop
 from instep.optim import StepReport as StepReport
 
 if TYPE_CHECKING:
+    from instep import interop as interop
     from instep import plots as plots
     from instep import schedules as schedules
     from instep.checkpoint import Checkpoint as Checkpoint
@@ -51,6 +52,7 @@ __all__ = [
     "available_isas",
     "diagnose",
     "get_num_threads",
+    "interop",
     "isa",
     "load",
     "losses",
@@ -72,6 +74,7 @@ _LATE = {
     "LossScaler": "loss_scale",
     "Recommendation": "recommendation",
     "diagnose": "verdict",
+    "interop": "interop",
     "load": "checkpoint",
     "lr_range_test": "lr_range",
     "plots": "plots",
