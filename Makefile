@@ -1,5 +1,5 @@
 .PHONY: dev test test-isa parity lint format test-c asan tsan test-aarch64 digits pictures bench bench-loss bench-pipeline \
-    verdict range-test kills wheel clean
+    verdict range-test quality kills wheel clean
 
 dev:      ; python -m pip install -e ".[test,demo,lint]"
 test:     ; python -m pytest
@@ -18,6 +18,7 @@ bench-loss: ; python -m benchmarks.bench_loss
 bench-pipeline: ; python -m benchmarks.bench_pipeline
 verdict:  ; python -m benchmarks.verdict
 range-test: ; python -m benchmarks.range_test
+quality:  ; python -m benchmarks.quality --output benchmarks/results/quality.txt --picture docs/quality.png
 kills:    ; python tests/checkpoint_kills.py 1000
 wheel:    ; python -m build
 clean:    ; rm -rf build dist src/*.egg-info src/instep/_core.c src/instep/*.so
