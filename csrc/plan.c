@@ -358,7 +358,8 @@ static void exchange_block(void *context, size_t block)
         const instep_piece *piece = &plan->piece[k];
         const instep_leaf *leaf = &plan->leaf[piece->leaf];
         const instep_typed *typed = leaf->bits == 32 ? work->kernels->f32 : work->kernels->f64;
-        if (leaf->averaged) typed->exchange(leaf, piece->start, (size_t)piece->count);
+        if (leaf->averaged && leaf->average.dtype == leaf->parameter.dtype)
+            typed->exchange(leaf, piece->start, (size_t)piece->count);
     }
 }
 

@@ -123,8 +123,8 @@ void instep_plan_set_rule(instep_plan *plan, int leaf, int rule, const instep_ar
 void instep_plan_set_scales(instep_plan *plan, int leaf, float *const *scales);
 
 /* An exponential moving average of the parameter that the step keeps: a writable array of the
- * parameter's shape and dtype, used where it lies if dense in the parameter's memory order. NULL:
- * none. Not after instep_plan_finish without calling that again. */
+ * parameter's shape and dtype (float32 for bfloat16), used where it lies if dense in the
+ * parameter's memory order. NULL: none. Not after instep_plan_finish without calling that again. */
 void instep_plan_set_average(instep_plan *plan, int leaf, const instep_array *average);
 
 /* A writable float16 or bfloat16 array of the parameter's shape to which every step writes the new
@@ -201,7 +201,8 @@ typedef struct {
 } instep_measures;
 
 /* Parameters and averages exchange their contents; copies are written from what parameters then
- * hold. Leaves without an average stay as they are. */
+ * hold. Leaves without an average stay as they are, and so do bfloat16
+ * parameters, whose averages have another type. */
 void instep_plan_exchange(instep_plan *plan, int threads);
 
 /* What the last step with `measure` found, one entry per leaf; zeros where it had no gradient. */

@@ -49,6 +49,7 @@ cdef class Plan:
 
     def __cinit__(self, list parameters):
         cdef int leaf
+        cdef bint known
         cdef instep_array array
         self.leaves = len(parameters)
         self.parameters = parameters
@@ -62,7 +63,8 @@ cdef class Plan:
             raise MemoryError
         for leaf in range(self.leaves):
             array = describe(parameters[leaf], float_code(parameters[leaf]))
-            if array.dtype > INSTEP_FLOAT64 or instep_plan_set_parameter(self.plan, leaf, &array):
+            known = array.dtype <= INSTEP_FLOAT64 or array.dtype == INSTEP_BFLOAT16
+            if not known or instep_plan_set_parameter(self.plan, leaf, &array):
                 raise MemoryError
         self.finish()
 
@@ -231,6 +233,15 @@ cdef class Plan:
                 row.steps += 1
                 row.fresh = False
 
+    cdef list in_place(self):
+        """The leaves whose average has another type than the parameter: bfloat16 ones."""
+        return [leaf for leaf in range(self.leaves) if self.averages[leaf] is not None
+                and self.averages[leaf].dtype != self.parameters[leaf].dtype]
+
+    cdef list keep(self):
+        """Those parameters, with copies."""
+        return [(self.parameters[leaf], self.parameters[leaf].copy()) for leaf in self.in_place()]
+
     cdef exchange(self, int threads):
         """Parameters and averages exchange their contents."""
         threads = threads if threads > 0 else default_threads
@@ -349,6 +360,7 @@ cdef class Exchange:
     cdef object prepare
     cdef int threads
     cdef Plan plan
+    cdef list kept  # bfloat16 parameters and their values, which an average cannot hold both
 
     def __init__(self, Steady steady, prepare, int threads):
         self.steady = steady
@@ -361,9 +373,12 @@ cdef class Exchange:
         lock.acquire()
         try:
             plan = self.prepare()
+            self.kept = plan.keep()
             self.steady.close()
             self.plan = plan
             plan.exchange(self.threads)
+            for leaf, (parameter, _) in zip(plan.in_place(), self.kept):
+                parameter[...] = plan.averages[leaf]
         finally:
             lock.release()
 
@@ -376,6 +391,8 @@ cdef class Exchange:
             except BaseException as error:  # while another thread held it
                 interrupt = error
         self.plan.exchange(self.threads)
+        for parameter, values in self.kept:
+            parameter[...] = values
         lock.release()
         if interrupt is not None:
             raise interrupt

@@ -32,7 +32,7 @@ def now(leaves: Leaves) -> list[tuple[Leaf, Array, Array | None]]:
     swapped = leaves.plan.exchanged
     return [
         (leaf, leaf.average, leaf.parameter)
-        if swapped and leaf.average is not None
+        if swapped and leaf.average is not None and leaf.average.dtype == leaf.parameter.dtype
         else (leaf, leaf.parameter, leaf.average)
         for leaf in leaves.all
     ]
@@ -73,7 +73,8 @@ class Averages(Part):
 
         At the end, also of one that raises, they are exchanged back. Meanwhile `ema` shows the
         parameters' values, `state_dict` saves what it would save without, and nothing else may
-        happen to the optimizer. A float16 or bfloat16 parameter shows its average rounded.
+        happen to the optimizer. A float16 or bfloat16 parameter shows its average rounded; if it
+        has no master, `ema` goes on showing its average.
 
         Raises
         ------

@@ -61,6 +61,7 @@ class Optimizer(Masters, Extras, StoredStates):
         stats: bool = False,
         threads: int | None = None,
         state_factory: Factory | None = None,
+        master: bool = True,
         state_dtype: str | None = None,
         seed: int = 0,
     ) -> None:
@@ -69,6 +70,7 @@ class Optimizer(Masters, Extras, StoredStates):
         self._nonfinite: str
         self.defaults = {**defaults, "maximize": maximize}
         self._buffers: list[Array] | None = None
+        self._masters = _check.flag("master", master)
         self._listed = is_group_list(params)
         self._state_dtype = _check.state_dtype("state_dtype", state_dtype)
         groups = params if self._listed else [{"params": params}]
@@ -85,7 +87,7 @@ class Optimizer(Masters, Extras, StoredStates):
         self._steady.lock = threading.RLock()
         self._checks = {**self.hyperparameters, "maximize": _check.flag}
         self._groups: list[Group] = []
-        self._leaves = Leaves(factory, self._state_dtype)
+        self._leaves = Leaves(factory, self._state_dtype, self._masters)
         for group in groups:
             self._append_group(group)
         living.add(self)

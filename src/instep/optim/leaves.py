@@ -47,16 +47,23 @@ class Leaf:
         return cls(name, path, grad_path, array, array)
 
     @property
+    def dtype(self) -> np.dtype[Any]:
+        """What the rule computes in."""
+        own = self.parameter.dtype
+        return precision.MASTER if precision.is_low(own) else own
+
+    @property
     def has_master(self) -> bool:
         return self.parameter is not self.given
 
     def new_array(self, stream: int) -> Array:
-        """Zeros of the parameter's shape and dtype, dense in the parameter's memory order."""
-        return zeros_like(self.parameter, stream)
+        """Zeros of the parameter's shape and of `dtype`, dense in the parameter's memory order."""
+        address = None if self.dtype == self.parameter.dtype else 0
+        return zeros_like(self.parameter, stream, self.dtype, address)
 
     def new_average(self, new: NewArrays) -> Array:
         """Room for its moving average."""
-        array = new.ask(f"{self.name}.ema", self.parameter, self.parameter.dtype)
+        array = new.ask(f"{self.name}.ema", self.parameter, self.dtype)
         return self.new_array(AVERAGE) if array is None else array
 
     def written(self) -> Iterator[tuple[str, Array]]:
@@ -118,7 +125,13 @@ class Cohort(_core.Row):
 class Leaves:
     """All leaves of an optimizer, in the order of the flattened gradients."""
 
-    def __init__(self, factory: Factory | None = None, state_dtype: str | None = None) -> None:
+    def __init__(
+        self,
+        factory: Factory | None = None,
+        state_dtype: str | None = None,
+        masters: bool = True,
+    ) -> None:
+        self.masters = masters  # float16 and bfloat16 parameters have them
         self.factory = factory  # asked for states and masters, if there is one
         self.state_dtype = state_dtype
         self.all: list[Leaf] = []
@@ -139,7 +152,7 @@ class Leaves:
             )
         _check.disjoint([leaf.given for leaf in leaves], [leaf.path for leaf in leaves])
         present = leaves[: len(self.all)]
-        precision.add_masters(leaves[len(present) :], present, self.factory)
+        precision.add_masters(leaves[len(present) :], present, self.factory, self.masters)
         plan = _core.Plan([leaf.parameter for leaf in leaves])
         for i, leaf in enumerate(leaves):
             if leaf.has_master:

@@ -20,6 +20,7 @@ class StepOptions(TypedDict, total=False):
     zero_grads: bool
     stats: bool
     threads: int | None
+    master: bool
     state_factory: Callable[[str, tuple[int, ...], np.dtype[Any]], Array] | None
     state_dtype: Literal["float32", "bfloat16", "8bit"] | None
     seed: int

@@ -1,6 +1,7 @@
 """float16 and bfloat16 parameters: float32 masters, which the rule updates.
 
-The step rounds the new master to the nearest value of the user's array in the same pass."""
+The step rounds the new master to the nearest value of the user's array in the same pass. Without
+masters it computes in float32 too, and rounds to the bfloat16 array at random, without bias."""
 
 from __future__ import annotations
 
@@ -24,10 +25,21 @@ def is_low(dtype: np.dtype[Any]) -> bool:
     return dtype == np.float16 or is_bfloat16(dtype)
 
 
-def add_masters(leaves: Sequence[Leaf], present: Sequence[Leaf], factory: Factory | None) -> None:
-    """Give masters to those of the new `leaves` that need one; `present` are there already."""
+def add_masters(
+    leaves: Sequence[Leaf], present: Sequence[Leaf], factory: Factory | None, wanted: bool
+) -> None:
+    """Give masters to those of the new `leaves` that need one, if they are `wanted`; `present` are
+    there already."""
     new = NewArrays(factory)
     low = [leaf for leaf in leaves if is_low(leaf.given.dtype)]
+    if not wanted:
+        for leaf in low:
+            if leaf.given.dtype == np.float16:
+                raise ValueError(
+                    f"{leaf.path} is float16, which is not updated without a master; make it "
+                    "bfloat16, or use master=True"
+                )
+        return
     masters = []
     for leaf in low:
         master = new.ask(f"{leaf.name}.master", leaf.given, MASTER)
@@ -59,13 +71,16 @@ def refresh(leaf: Leaf) -> None:
 class Masters(Part):
     """What every optimizer offers for float16 and bfloat16 parameters."""
 
+    _masters: bool = True
+
     @property
     def master(self) -> Any:
         """The arrays that the rule updates, nested like the parameters.
 
         A float16 or bfloat16 parameter has a float32 master, made from its values when the
         optimizer is made. Every step updates the master and writes it, rounded to nearest, to the
-        parameter. A float32 or float64 parameter is its own master, the same array.
+        parameter. A float32 or float64 parameter is its own master, the same array, and with
+        ``master=False`` so is a bfloat16 one.
 
         The master rules: what is written into a float16 or bfloat16 parameter between steps is
         lost at its next gradient, unless `refresh_master` is called. What is written into a master

@@ -74,7 +74,7 @@ def _parts(leaf: Leaf, name: str, state_dtype: str | None) -> dict[str, tuple[Ar
         return {name: (like, _code_dtype(name)), scale_name(name): (blocks, _FLOAT32)}
     if state_dtype == "bfloat16":
         return {name: (like, bfloat16())}
-    return {name: (like, _FLOAT32 if state_dtype == "float32" else like.dtype)}
+    return {name: (like, _FLOAT32 if state_dtype == "float32" else leaf.dtype)}
 
 
 def new_state(
