@@ -5,6 +5,8 @@ from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Any
 
+import numpy as np
+
 from instep import _check, _core
 from instep._check import Array
 from instep.optim import averages, precision, storage
