@@ -304,7 +304,7 @@ static void test_copies(instep_dtype dtype, instep_dtype narrow)
     leaf.copy = (instep_array){c, &n, &two, 1, narrow};
     take(&leaf);
     for (intptr_t k = 0; k < COUNT; ++k) {
-        char wanted[2];
+        char wanted[sizeof(long double)];
         put(wanted, narrow, get(p + k * size, dtype));
         ok &= same(c + 2 * k, wanted, narrow);
     }
