@@ -163,3 +163,19 @@ def test_interrupts_never_leave_them_swapped(rng):
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, handler)
     assert caught > 100
+
+
+def test_left_without_being_entered_or_twice():
+    w, opt = make()
+    one_step(opt)
+    before, swap = everything(opt, w), opt.swap_ema()
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="left without being entered, or twice"):
+            swap.__exit__(None, None, None)
+        assert everything(opt, w) == before
+        with swap:
+            assert w.tolist() == [4, 12, 28]
+        assert everything(opt, w) == before
+    with pytest.raises(TypeError):
+        type(swap).__new__(type(swap))
+    one_step(opt)

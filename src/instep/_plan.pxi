@@ -359,10 +359,10 @@ cdef class Exchange:
     cdef Steady steady
     cdef object prepare
     cdef int threads
-    cdef Plan plan
+    cdef Plan plan  # None outside the block
     cdef list kept  # bfloat16 parameters and their values, which an average cannot hold both
 
-    def __init__(self, Steady steady, prepare, int threads):
+    def __cinit__(self, Steady steady not None, prepare, int threads):
         self.steady = steady
         self.prepare = prepare
         self.threads = threads
@@ -383,6 +383,7 @@ cdef class Exchange:
             lock.release()
 
     def __exit__(self, kind, value, trace):
+        cdef Plan plan
         lock, interrupt = self.steady.lock, None
         while True:
             try:
@@ -390,10 +391,14 @@ cdef class Exchange:
                 break
             except BaseException as error:  # while another thread held it
                 interrupt = error
-        self.plan.exchange(self.threads)
-        for parameter, values in self.kept:
-            parameter[...] = values
+        plan, self.plan = self.plan, None
+        if plan is not None:
+            plan.exchange(self.threads)
+            for parameter, values in self.kept:
+                parameter[...] = values
         lock.release()
+        if plan is None:
+            raise RuntimeError("swap_ema() was left without being entered, or twice; use `with`")
         if interrupt is not None:
             raise interrupt
 
