@@ -169,3 +169,20 @@ def test_a_loss_scaler_skips_and_zeroes():
     report = scaler.step(opt, grad)
     assert report.stats[0].grad_norm == pytest.approx(8**0.5) and not grad.any()
     assert opt.ema.tolist() == [0, 0]
+
+
+def test_a_read_only_average_that_would_start_anew():
+    """It is found out before the master of another is written."""
+    params = {"a": np.ones(3, np.float16), "b": np.ones(3)}
+    opt = train(params, [{"a": np.ones(3), "b": np.ones(3)}], state_factory=Shelf())
+    saved = opt.state_dict()
+    del saved["ema"]["b"]
+    opt.step({"a": np.ones(3), "b": np.ones(3)})
+    before = everything(opt, *params.values())
+    opt.ema["b"].flags.writeable = False
+    with pytest.raises(ValueError, match=r"ema\['b'\] of the optimizer is read-only"):
+        opt.load_state_dict(saved, strict=False)
+    assert everything(opt, *params.values()) == before
+    opt.ema["b"].flags.writeable = True
+    opt.load_state_dict(saved, strict=False)
+    assert bits(opt.ema["b"]) == bits(params["b"])

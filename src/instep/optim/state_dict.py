@@ -262,10 +262,11 @@ def _load_averages(
         there = present is not None and loading.factory is not None
         average = present if there and present is not None else leaf.new_average(loading)
         kept.append(average)
-        if leaf.name not in saved:
-            anew.append((average, leaf))
-            continue
-        values = _checked_array(name, saved[leaf.name], leaf.parameter.shape)
+        values = leaf.parameter
+        if leaf.name in saved:
+            values = _checked_array(name, saved[leaf.name], leaf.parameter.shape)
+        else:
+            anew.append((average, leaf))  # after the master, which may be loaded too
         if there:
             loading.into(f"{name} of the optimizer", average, values)
         else:
