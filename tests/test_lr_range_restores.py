@@ -221,3 +221,10 @@ def test_an_array_in_the_place_of_another_is_named(listed):
         lr_range_test(loss_and_grad, params)
     assert calls == 30 and ("[0]" in str(raised.value)) is listed
     assert bits(original) == bits(tree["a"]) == bits(near_zero())
+
+
+def test_parameters_of_a_subclass_are_not_another_array(tmp_path):
+    mapped = np.memmap(tmp_path / "w", np.float64, "w+", shape=50)
+    mapped[...] = near_zero()
+    found = lr_range_test(quadratic(), mapped)
+    assert found.losses.size > 20 and bits(mapped) == bits(near_zero())

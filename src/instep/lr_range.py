@@ -296,10 +296,11 @@ def _sweep(
 ) -> tuple[Floats, str]:
     """The losses until the last rate or until they diverge, that one included; why they end."""
     losses: list[float] = []
+    stepped = _arrays_in(params, opt)
     width, best = _width(len(rates)), math.inf
     for _ in rates:
         loss, grads = _returned(loss_and_grad(params))
-        _same_arrays(opt, params)
+        _same_arrays(opt, params, stepped)
         losses.append(loss)
         if not math.isfinite(loss):
             return np.array(losses), f"the loss was {loss}"
@@ -315,11 +316,15 @@ def _sweep(
     return np.array(losses), ""
 
 
-def _same_arrays(opt: Optimizer, params: Any) -> None:
-    """`params` must still hold the arrays that are stepped."""
+def _arrays_in(params: Any, opt: Optimizer) -> list[Any]:
     trees = [group["params"] for group in params] if opt._listed else params
-    for leaf, array in zip(opt._leaves.all, opt._flatten_trees(trees, "params"), strict=True):
-        if array is not leaf.given:
+    return opt._flatten_trees(trees, "params")
+
+
+def _same_arrays(opt: Optimizer, params: Any, stepped: list[Any]) -> None:
+    """`params` must still hold the arrays that are stepped, whatever their class."""
+    for leaf, array, there in zip(opt._leaves.all, _arrays_in(params, opt), stepped, strict=True):
+        if array is not there:
             raise ValueError(
                 f"loss_and_grad has put another array in the place of {leaf.path}, which is what "
                 "is stepped; leave it there"
