@@ -275,3 +275,39 @@ def test_a_factory_may_not_step_its_optimizer():
     with pytest.raises(RuntimeError, match="within a step"):
         opt.step(np.ones(2))
     assert opt.steps == 0 and opt.state == {}
+
+
+def test_a_factory_may_not_change_its_optimizer():
+    """Whatever asks it: the inner change would be lost, or counted twice."""
+    refused = []
+
+    def meddling(name, shape, dtype):
+        for attempt in (
+            lambda: opt.step(ones),
+            lambda: opt.add_param_group({"params": np.ones(1)}),
+            lambda: opt.load_state_dict(saved),
+            lambda: opt.swap_ema().__enter__(),
+        ):
+            with pytest.raises(RuntimeError, match="or another change of it") as raised:
+                attempt()
+            refused.append((name, str(raised.value).split(" ")[0]))
+        return np.empty(shape, dtype)
+
+    opt = instep.Adam([np.ones(2)], ema_decay=0.5)
+    opt.add_param_group({"params": [np.ones(2, np.float16)]})
+    ones, saved = [[np.ones(2)], [np.ones(2)]], opt.state_dict()
+    opt.step(ones)
+    with_states = opt.state_dict()
+    opt.load_state_dict(saved)
+    opt.state_factory = meddling
+    what = ["step()", "add_param_group()", "load_state_dict()", "swap_ema()"]
+    for change, names in [
+        (lambda: opt.load_state_dict(with_states), ["0.0.exp_avg", "0.0.exp_avg_sq"]),
+        (lambda: opt.add_param_group({"params": [np.ones(2, np.float16)]}), ["2.0.master"]),
+        (lambda: (setattr(opt, "ema_decay", None), setattr(opt, "ema_decay", 0.9)), ["0.0.ema"]),
+    ]:
+        refused.clear()
+        change()
+        assert [(name, call) for name in names for call in what] == refused[: 4 * len(names)]
+    assert opt.steps == 1 and len(opt.param_groups) == 3
+    opt.step([*ones, [np.ones(2)]])

@@ -112,8 +112,8 @@ class Averages(Part):
     def _keep_averages(self, on: bool) -> None:
         with self._steady.lock:
             if on != self._leaves.averaged:
-                self._refuse_within("a switch of ema_decay")
-                self._leaves.average(on)
+                with self._changing("a switch of ema_decay"):
+                    self._leaves.average(on)
 
     def _decay(self, step: int) -> Any:
         """The decay of the averages at the 0-based step."""

@@ -137,8 +137,7 @@ class Optimizer(Masters, Extras, StoredStates):
             constructor's. Gradients then come as a list with one tree per group, and all is named
             as if a list of groups had been given at first: "W" becomes "0.W".
         """
-        with self._steady.lock:
-            self._refuse_within("add_param_group()")
+        with self._changing("add_param_group()"):
             self._append_group(group)
             self._buffers = None
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from instep._check import Array
@@ -28,12 +29,24 @@ class Part:
         trees = [group.structure.build([arrays[i] for i in group.leaves]) for group in groups]
         return trees if self._listed else trees[0]
 
+    @contextmanager
+    def _changing(self, what: str) -> Iterator[None]:
+        """For `what` changes leaves and may ask a `state_factory`: one thread at a time, and no
+        step or other change from within."""
+        with self._steady.lock:
+            self._refuse_within(what)
+            self._steady.stepping = True
+            try:
+                yield
+            finally:
+                self._steady.stepping = False
+
     def _refuse_within(self, what: str) -> None:
-        """`what` must not happen within a step, nor within `swap_ema`."""
+        """`what` must not happen within a step or another change, nor within `swap_ema`."""
         if self._steady.stepping:
             raise RuntimeError(
-                f"{what} was called within a step of the same optimizer, by a schedule or by what "
-                "converts a gradient; call it between steps"
+                f"{what} was called within a step of the same optimizer, or another change of it, "
+                "by a schedule, a state_factory or what converts a gradient; call it afterwards"
             )
         self._refuse_swapped(what)
 

@@ -95,8 +95,7 @@ def _fixed(value: Any) -> Any:
 
 def load(opt: Optimizer, state: Mapping[str, Any], strict: bool) -> LoadReport:
     """Check everything, then replace: a failed load changes nothing."""
-    with opt._steady.lock:
-        opt._refuse_within("load_state_dict()")
+    with opt._changing("load_state_dict()"):
         steps = _check_header(opt, state)
         restoration = _restoration(opt, state["param_groups"], state["options"])
         groups = _checked_groups(opt, restoration.options[:-1])
