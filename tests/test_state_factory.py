@@ -311,3 +311,30 @@ def test_a_factory_may_not_change_its_optimizer():
         assert [(name, call) for name in names for call in what] == refused[: 4 * len(names)]
     assert opt.steps == 1 and len(opt.param_groups) == 3
     opt.step([*ones, [np.ones(2)]])
+
+
+BAD_OPTIONS = [
+    {"clip_norm": -1},
+    {"clip_value": 0},
+    {"nonfinite": "never"},
+    {"ema_decay": 1.0},
+    {"ema_warmup": True},
+    {"zero_grads": 1},
+    {"stats": None},
+    {"threads": 0},
+    {"seed": -1},
+    {"state_dtype": "4bit"},
+    {"lr": -1.0},
+]
+
+
+@pytest.mark.parametrize("bad", BAD_OPTIONS, ids=lambda bad: next(iter(bad)))
+def test_a_refused_constructor_asks_for_nothing(bad):
+    """A file that it opens may hold the masters of an earlier run."""
+    shelf = Shelf()
+    with pytest.raises((TypeError, ValueError), match=next(iter(bad))):
+        options = {"ema_decay": 0.9, **bad}
+        if "ema_warmup" in bad:
+            options.pop("ema_decay")
+        instep.SGD(np.ones(2, np.float16), state_factory=shelf, **options)
+    assert shelf.asked == []

@@ -413,3 +413,19 @@ def test_an_optimizer_is_freed_without_the_garbage_collector(groups):
         assert alive() is None
     finally:
         gc.enable()
+
+
+def test_a_seed_set_while_the_way_is_opened():
+    """As another thread may, after the step has read it."""
+    opt = instep.SGD(np.ones(2))
+    way = opt._open_steady
+
+    def opened():
+        opt.seed = 5
+        way()
+
+    opt._open_steady = opened
+    opt.step(np.ones(2))
+    assert not opt._steady.ready
+    opt.step(np.ones(2))  # takes the new one
+    assert opt._steady.ready

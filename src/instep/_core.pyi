@@ -55,6 +55,7 @@ class Steady:
     lock: Any
     steps: int
     stepping: bool
+    def __init__(self, lock: Any) -> None: ...
     @property
     def ready(self) -> bool: ...
     def open(

@@ -290,6 +290,9 @@ cdef class Steady:
     cdef bint flat
     cdef int threads
 
+    def __cinit__(self, lock):
+        self.lock = lock
+
     def open(self, Plan plan, list options, object flatten, bint flat, object report, object lr,
              int threads):
         """`options`: have they `changed`? `flatten(grads, "grads")` makes a list of gradients;

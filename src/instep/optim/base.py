@@ -74,17 +74,18 @@ class Optimizer(Masters, Extras, StoredStates):
         self._listed = is_group_list(params)
         self._state_dtype = _check.state_dtype("state_dtype", state_dtype)
         groups = params if self._listed else [{"params": params}]
-        self._begin(groups, type(self).state_factory.checked(state_factory))
+        factory = type(self).state_factory.checked(state_factory)
+        self._steady = _core.Steady(threading.RLock())
         self.clip_norm = clip_norm
         self.clip_value = clip_value
         self.nonfinite = nonfinite
         self.threads = threads
         self.seed = seed
         self._set_extras(ema_decay, ema_warmup, zero_grads, stats)
+        self._begin(groups, factory)  # the factory's arrays are written: last
+        self.ema_decay = ema_decay
 
     def _begin(self, groups: Sequence[Any], factory: Factory | None = None) -> None:
-        self._steady = _core.Steady()
-        self._steady.lock = threading.RLock()
         self._checks = {**self.hyperparameters, "maximize": _check.flag}
         self._groups: list[Group] = []
         self._leaves = Leaves(factory, self._state_dtype, self._masters)
@@ -312,8 +313,8 @@ class Optimizer(Masters, Extras, StoredStates):
         plan, flatten = self._leaves.plan, self._flatten_trees
         self._steady.open(plan, options, flatten, flat, StepReport, lr, threads or 0)
         # What another thread sets after this look at it closes the way itself.
-        now = self._clip_norm, self._clip_value, self._nonfinite, self._threads
-        if now != (None, None, "propagate", threads) or not self._extras_stay():
+        now = self._clip_norm, self._clip_value, self._nonfinite, self._threads, self._seed
+        if now != (None, None, "propagate", threads, plan.seed) or not self._extras_stay():
             self._steady.close()
 
     # ---- state -----------------------------------------------------------------------------
@@ -398,6 +399,7 @@ class Optimizer(Masters, Extras, StoredStates):
     def __setstate__(self, saved: tuple[Any, ...]) -> None:
         rest, groups, state = saved
         vars(self).update(rest)
+        self._steady = _core.Steady(threading.RLock())
         self._begin(groups)
         self.load_state_dict(state)
 

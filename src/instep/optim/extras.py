@@ -20,10 +20,11 @@ class Extras(Averages):
     _stats: bool
 
     def _set_extras(self, ema_decay: Any, ema_warmup: bool, zero_grads: bool, stats: bool) -> None:
+        """`ema_decay` is only checked: averages need leaves."""
         self.zero_grads = zero_grads
         self.stats = stats
         self.ema_warmup = ema_warmup
-        self.ema_decay = ema_decay
+        type(self).ema_decay.checked(ema_decay)
         if self._ema_warmup and ema_decay is None:
             raise ValueError("ema_warmup=True needs ema_decay, which is None")
 
