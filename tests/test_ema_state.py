@@ -139,3 +139,15 @@ def test_copies_have_averages_of_their_own(way):
     assert everything(other, *leaves(copied)) == everything(opt, *leaves(tree))
     for a, b in zip(leaves(other.ema), leaves(opt.ema), strict=True):
         assert not np.shares_memory(a, b)
+
+
+def test_a_parameter_called_like_the_average_of_another():
+    params = {"W": np.ones(2), "W.ema": np.ones(2)}
+    grads = {name: np.ones(2) for name in params}
+    opt = instep.SGD(params, lr=1.0, ema_decay=0.5)
+    opt.step(grads)
+    saved = opt.state_dict()
+    del saved["ema"]["W"]
+    opt.step(grads)
+    assert opt.load_state_dict(saved, strict=False).missing == ("W.ema",)
+    assert opt.ema["W.ema"].tolist() == [0.5, 0.5] and opt.ema["W"].tolist() == [-1, -1]

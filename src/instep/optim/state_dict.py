@@ -255,7 +255,8 @@ def _load_averages(
     kept, anew = [], []
     for leaf in opt._leaves.all:
         present, name = leaf.average, f"ema[{leaf.name!r}]"
-        if present is not None and leaf.name in missing:
+        # "W.ema" among the missing may be the average of "W", beside a parameter of that name.
+        if present is not None and leaf.name in missing and leaf.name not in saved:
             kept.append(present)
             continue
         there = present is not None and loading.factory is not None
