@@ -104,7 +104,7 @@ def race_all(
                 headed = True
             for _, kind, work in (entry for entry in plan if entry[0] == threads):
                 done = Race(kind, work, benchmark.tasks[kind, work], threads)
-                trouble = _missing_memory(done.task, len(entrants))
+                trouble = _missing_memory(done.task)
                 if trouble:
                     say(f"{kind} {work}: {trouble}")
                     continue
@@ -118,17 +118,16 @@ def race_all(
     return races
 
 
-def _missing_memory(task: Any, contenders: int) -> str:
-    """Why the task does not fit, all contenders being in memory at once."""
+def _missing_memory(task: Any) -> str:
+    """Why the task does not fit, one contender at a time being in memory."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
     except OSError:
         return ""
     free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
-    needed = task.memory * contenders
-    if needed < free:
+    if task.memory < free:
         return ""
-    return f"skipped: {needed / 1e9:.0f} GB needed, {free / 1e9:.0f} GB free; name fewer contenders"
+    return f"skipped: {task.memory / 1e9:.1f} GB needed, {free / 1e9:.1f} GB free"
 
 
 def _notes(entrants: list[Process]) -> dict[str, str]:
