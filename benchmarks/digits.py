@@ -1,4 +1,4 @@
-"""A whole step of training the network of examples/digits.py: batch, forward, loss, backward, update.
+"""A whole training step of examples/digits.py: batch, forward, loss, backward, update.
 
 All take the same batches from the same start, and their losses are compared with those of the same
 training in float64 before anything is timed.

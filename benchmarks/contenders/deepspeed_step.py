@@ -1,4 +1,4 @@
-"""DeepSpeed's CPUAdam, a C++ kernel with AVX-512 that is compiled here, for this CPU, when first used.
+"""DeepSpeed's CPUAdam, a C++ kernel with AVX-512: compiled here, for this CPU, when first used.
 
 Not in the extra ``bench``: see benchmarks/README.md for how to install it.
 """

@@ -1,4 +1,4 @@
-"""examples/digits.py as it is, with instep, and with its AdamW and the loss in plain NumPy instead."""
+"""examples/digits.py as it is, with instep; and with its AdamW and a loss in plain NumPy."""
 
 from itertools import repeat
 
