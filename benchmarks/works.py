@@ -81,9 +81,7 @@ class Work:
     threads: tuple[int, ...]
     optimizers: tuple[str, ...]
     usual: bool = True  # False: only where asked for
-    layout: str = (
-        "C"  # of the gradients; "F" or "strided" where they come as a backward pass left them
-    )
+    layout: str = "C"  # of the gradients; else "F" or "strided", as a backward pass may leave them
 
     @property
     def elements(self) -> int:
