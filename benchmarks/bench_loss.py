@@ -32,7 +32,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
 def _planned(options: argparse.Namespace) -> Plan:
     plan = []
     for (kind, work), task in LOSS_TASKS.items():
-        left_out = options.quick and task.elements > LARGE
+        left_out = work not in task.loss.shapes or (options.quick and task.elements > LARGE)
         if work not in options.works if options.works else left_out:
             continue
         if kind in (options.losses or LOSSES):

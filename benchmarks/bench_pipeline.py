@@ -3,6 +3,7 @@
 import argparse
 import statistics
 import sys
+from collections.abc import Iterator
 
 from benchmarks import bandwidth, report
 from benchmarks.command import (
@@ -18,6 +19,7 @@ from benchmarks.command import (
 )
 from benchmarks.contenders import PIPELINE_CONTENDERS
 from benchmarks.harness import Race, Result
+from benchmarks.marks import Judgement
 from benchmarks.pipelines import PIPELINE_TASKS, PIPELINES, WORKS
 
 PACKAGES = ("instep", "numpy", "ml_dtypes", "torch", "numba", "bitsandbytes")
@@ -75,22 +77,35 @@ def _marks(race: Race, peer: Result) -> float | None:
     return mark
 
 
+def _compared(races: list[Race]) -> Iterator[tuple[Race, Result, float, float | None]]:
+    """Each work's fastest peer (and bitsandbytes), its time over instep's, and the mark."""
+    for race in races:
+        if race.ours is None or not race.peers:
+            continue
+        fastest = min(race.peers, key=Result.median)
+        for peer in race.peers:
+            if peer is fastest or peer.name == BITSANDBYTES:
+                ratio = statistics.median(peer.ratios(race.ours))
+                yield race, peer, ratio, _marks(race, peer)
+
+
+def judged(races: list[Race]) -> list[Judgement]:
+    """Each mark that these races can show to be reached or missed."""
+    return [
+        Judgement(race.kind, race.work, race.threads, peer.name, ratio, mark)
+        for race, peer, ratio, mark in _compared(races)
+        if mark is not None
+    ]
+
+
 def verdicts(races: list[Race]) -> str:
     """Each work's fastest peer (and bitsandbytes) beside the mark."""
     head = _LINE.format("step", "work", "threads", "fastest peer", "ratio", "mark", "").rstrip()
     lines = []
-    for race in races:
-        if race.ours is None or not race.peers:
-            continue
-        judged = {min(race.peers, key=Result.median).name: min(race.peers, key=Result.median)}
-        judged |= {peer.name: peer for peer in race.peers if peer.name == BITSANDBYTES}
-        for peer in judged.values():
-            ratio, mark = statistics.median(peer.ratios(race.ours)), _marks(race, peer)
-            cells = (
-                ["-", ""] if mark is None else [f"{mark:g}", "hit" if ratio >= mark else "MISSED"]
-            )
-            place = race.kind, race.work, race.threads, peer.name
-            lines.append(_LINE.format(*place, f"{ratio:.2f}", *cells).rstrip())
+    for race, peer, ratio, mark in _compared(races):
+        cells = ["-", ""] if mark is None else [f"{mark:g}", "hit" if ratio >= mark else "MISSED"]
+        place = race.kind, race.work, race.threads, peer.name
+        lines.append(_LINE.format(*place, f"{ratio:.2f}", *cells).rstrip())
     return "\n".join([head, *lines]) if lines else ""
 
 

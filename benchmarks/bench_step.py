@@ -26,7 +26,7 @@ STEP = Benchmark(STEP_CONTENDERS, STEPS, report.Table("optimizer", STEPS, PACKAG
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
     made = parser("python -m benchmarks", __doc__, STEP)
     add = made.add_argument
-    add("--full", action="store_true", help="also the shapes of GPT-2 small (20 GB)")
+    add("--full", action="store_true", help="also 64M, the shapes of models, more counts and sizes")
     add("--optimizer", type=names_of(OPTIMIZERS), metavar="NAMES", help=", ".join(OPTIMIZERS))
     return options_of(made, argv)
 

@@ -11,7 +11,7 @@ from benchmarks.contenders import Contenders
 from benchmarks.harness import ContenderError, Process, Race, Result, processes, race, usable_cpus
 
 RESULTS = Path(__file__).resolve().parent / "results"
-LARGE = 4 * 1_048_576  # elements; left out of a quick run
+LARGE = 4 * 1_048_576  # elements; above, left out of a quick run
 
 
 @dataclass(frozen=True)
@@ -60,11 +60,15 @@ def parser(program: str, description: str | None, benchmark: Benchmark) -> argpa
 
 def options_of(made: argparse.ArgumentParser, argv: list[str] | None) -> argparse.Namespace:
     options = made.parse_args(argv)
-    options.rounds = options.rounds or (3 if options.quick else 15)
+    options.rounds = options.large_rounds = options.rounds or (3 if options.quick else 15)
     options.batch = options.batch or (0.01 if options.quick else 0.05)
-    if options.threads is not None and not 1 <= options.threads <= len(usable_cpus()):
-        made.error(f"--threads must be 1 to {len(usable_cpus())}, the usable CPUs")
+    check_threads(made, options.threads)
     return options
+
+
+def check_threads(made: argparse.ArgumentParser, threads: int | None) -> None:
+    if threads is not None and not 1 <= threads <= len(usable_cpus()):
+        made.error(f"--threads must be 1 to {len(usable_cpus())}, the usable CPUs")
 
 
 class Output:
@@ -104,11 +108,13 @@ def race_all(
                 headed = True
             for _, kind, work in (entry for entry in plan if entry[0] == threads):
                 done = Race(kind, work, benchmark.tasks[kind, work], threads)
-                trouble = _missing_memory(done.task, len(entrants))
+                trouble = _missing_memory(done.task)
                 if trouble:
                     say(f"{kind} {work}: {trouble}")
                     continue
-                race(entrants, done, options.rounds, options.batch)
+                large = done.task.elements > LARGE
+                rounds = options.large_rounds if large else options.rounds
+                race(entrants, done, rounds, options.batch)
                 done.results += [Result(name, trouble=reason) for name, reason in absent.items()]
                 races.append(done)
                 say(benchmark.table.rows(done))
@@ -118,17 +124,16 @@ def race_all(
     return races
 
 
-def _missing_memory(task: Any, contenders: int) -> str:
-    """Why the task does not fit, all contenders being in memory at once."""
+def _missing_memory(task: Any) -> str:
+    """Why the task does not fit, one contender at a time being in memory."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
     except OSError:
         return ""
     free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
-    needed = task.memory * contenders
-    if needed < free:
+    if task.memory < free:
         return ""
-    return f"skipped: {needed / 1e9:.0f} GB needed, {free / 1e9:.0f} GB free; name fewer contenders"
+    return f"skipped: {task.memory / 1e9:.1f} GB needed, {free / 1e9:.1f} GB free"
 
 
 def _notes(entrants: list[Process]) -> dict[str, str]:

@@ -1,10 +1,29 @@
 """What the losses are to reach against the fastest peer, and whether they did."""
 
 import statistics
+from typing import NamedTuple
 
 from benchmarks.contenders import IN_PLACE
 from benchmarks.harness import Race, Result
 
+
+class Judgement(NamedTuple):
+    """What was found beside what was to be reached."""
+
+    kind: str
+    work: str
+    threads: int
+    against: str
+    found: float
+    mark: float
+    at_most: bool = False  # else at least
+
+    @property
+    def hit(self) -> bool:
+        return self.found <= self.mark if self.at_most else self.found >= self.mark
+
+
+THREADS = 2  # that the marks are for
 # (loss, work) -> the fastest peer's time over instep's, on 2 threads.
 MARKS = {
     ("cross_entropy", "64x10"): 3.0,
@@ -53,6 +72,22 @@ def _text(number: float | None) -> str:
     return "-" if number is None else f"{number:.2f}"
 
 
+def judged(races: list[Race]) -> list[Judgement]:
+    """Each mark that these races can show to be reached or missed."""
+    found = []
+    for race in races:
+        if race.threads != THREADS or race.ours is None:
+            continue
+        place, task = (race.kind, race.work, race.threads), (race.kind, race.work)
+        if task in MARKS and race.peers:
+            ratio, peer = _like_for_like(race)
+            found.append(Judgement(*place, f"{peer}, like for like", ratio, MARKS[task]))
+        roofline = _ratio(race.ceiling, race.ours_in_place or race.ours)
+        if task in ROOFLINE_MARKS and roofline is not None:
+            found.append(Judgement(*place, "roofline", roofline, ROOFLINE_MARKS[task]))
+    return found
+
+
 def _judged(number: float | None, mark: float | None) -> tuple[str, str, str]:
     if number is None or mark is None:
         return _text(number), "-" if mark is None else f"{mark:.1f}", ""
@@ -67,8 +102,11 @@ def _line(race: Race) -> str:
     roofline = None
     if task in ROOFLINE_MARKS:
         roofline = _ratio(race.ceiling, race.ours_in_place or race.ours)
-    judged = *_judged(ratio, MARKS.get(task)), *_judged(roofline, ROOFLINE_MARKS.get(task))
-    return _LINE.format(*task, race.threads, fastest.name, *over, peer, *judged).rstrip()
+    marks = MARKS.get(task), ROOFLINE_MARKS.get(task)
+    if race.threads != THREADS:
+        marks = None, None
+    cells = *_judged(ratio, marks[0]), *_judged(roofline, marks[1])
+    return _LINE.format(*task, race.threads, fastest.name, *over, peer, *cells).rstrip()
 
 
 def verdicts(races: list[Race]) -> str:

@@ -20,6 +20,22 @@ _LEAST_FOR_CEILING = 4096
 _CELLS = "{:>11}{:>12}{:>8}{:>8}  {:<13}{:>12}"
 
 
+def machine(packages: Iterable[str]) -> dict[str, str]:
+    """Where and when numbers come from, with the versions of these packages."""
+    model = _first_line("/proc/cpuinfo", "model name")
+    now = datetime.datetime.now(datetime.UTC)
+    load = f"{os.getloadavg()[0]:.2f}" if hasattr(os, "getloadavg") else "unknown"
+    versions = ", ".join(f"{name} {_version(name)}" for name in packages)
+    return {
+        "date": f"{now:%Y-%m-%d %H:%M} UTC, load average {load} before the start",
+        "machine": f"{model}, {platform.machine()}, {len(usable_cpus())} usable CPUs of "
+        f"{os.cpu_count()}, {platform.system()} {platform.release()}",
+        "pages": _first_line("/sys/kernel/mm/transparent_hugepage/enabled"),
+        "isa": os.environ.get("INSTEP_ISA") or instep.isa(),
+        "versions": f"Python {platform.python_version()}, {versions}",
+    }
+
+
 class Table:
     """One table of times; its lines begin with the kind of task (an optimizer, a loss)."""
 
@@ -34,17 +50,8 @@ class Table:
 
     def header(self, notes: dict[str, str], rounds: int, batch: float) -> str:
         """The machine, the versions, the method."""
-        model = _first_line("/proc/cpuinfo", "model name")
-        now = datetime.datetime.now(datetime.UTC)
-        load = f"{os.getloadavg()[0]:.2f}" if hasattr(os, "getloadavg") else "unknown"
-        versions = ", ".join(f"{name} {_version(name)}" for name in self.packages)
         lines = [
-            f"date      {now:%Y-%m-%d %H:%M} UTC, load average {load} before the start",
-            f"machine   {model}, {platform.machine()}, {len(usable_cpus())} usable CPUs of "
-            f"{os.cpu_count()}, {platform.system()} {platform.release()}",
-            f"pages     {_first_line('/sys/kernel/mm/transparent_hugepage/enabled')}",
-            f"isa       {instep.isa()}",
-            f"versions  Python {platform.python_version()}, {versions}",
+            *(f"{name:<10}{text}" for name, text in machine(self.packages).items()),
             *(f"          {name}: {note}" for name, note in notes.items()),
             f"method    float32; median of {rounds} interleaved rounds of {1e3 * batch:g} ms; "
             "every contender verified before",
@@ -102,7 +109,8 @@ def _version(package: str) -> str:
 def _row(race: Race, result: Result) -> str:
     elements, seconds = race.task.elements, result.median()
     cells = [f"{1e6 * seconds:.2f}", f"{1e9 * seconds / elements:.3f}"]
-    cells.append(f"{race.task.traffic / seconds / 1e9:.1f}")
+    traffic = race.task.traffic
+    cells.append(f"{traffic / seconds / 1e9:.1f}" if traffic else "-")
     ratio, spread, share = "-", "", "-"
     if race.ours is not None:
         ratios = result.ratios(race.ours)

@@ -66,6 +66,10 @@ OPTIMIZERS: dict[str, Optimizer] = {
     "sgd": Optimizer("sgd", 0),
     "sgd_momentum": Optimizer("sgd_momentum", 1),
     "rmsprop": Optimizer("rmsprop_centered_momentum", 3),
+    "amsgrad": Optimizer("adam_amsgrad", 3),
+    "rmsprop_plain": Optimizer("rmsprop", 1),
+    "rmsprop_momentum": Optimizer("rmsprop_momentum", 2),
+    "rmsprop_centered": Optimizer("rmsprop_centered", 2),
 }
 
 
@@ -77,6 +81,7 @@ class Work:
     threads: tuple[int, ...]
     optimizers: tuple[str, ...]
     usual: bool = True  # False: only where asked for
+    layout: str = "C"  # of the gradients; else "F" or "strided", as a backward pass may leave them
 
     @property
     def elements(self) -> int:
@@ -93,14 +98,53 @@ def _gpt2_shapes() -> tuple[Shape, ...]:
     return ((50_257, width), (1024, width), *(12 * block), *norm)
 
 
+def _resnet50_shapes() -> tuple[Shape, ...]:
+    """The 161 parameters of ResNet-50, 25.6 million elements, as torchvision has them."""
+    shapes: list[Shape] = [(64, 3, 7, 7), (64,), (64,)]
+    inputs = 64
+    for width, blocks in ((64, 3), (128, 4), (256, 6), (512, 3)):
+        for block in range(blocks):
+            outputs = 4 * width
+            convolutions = [(width, inputs, 1, 1), (width, width, 3, 3), (outputs, width, 1, 1)]
+            if block == 0:
+                convolutions.append((outputs, inputs, 1, 1))
+            for convolution in convolutions:
+                shapes += [convolution, convolution[:1], convolution[:1]]  # and its normalization
+            inputs = outputs
+    return (*shapes, (1000, 2048), (1000,))
+
+
+def _many(count: int) -> Work:
+    return Work(((100,),) * count, (1,), ("adamw",), usual=count == 1000)
+
+
+def _lone(elements: int) -> Work:
+    return Work(((elements,),), (2,), ("adamw",), usual=False)
+
+
 WORKS: dict[str, Work] = {
     "10": Work(((10,),), (1,), ("adamw", "sgd")),
     "4K": Work(((4096,),), (1,), ("adamw",)),
     "64K": Work(((65_536,),), (1,), ("adamw", "sgd_momentum", "rmsprop")),
-    "1000x100": Work(((100,),) * 1000, (1,), ("adamw",)),
+    **{f"{count}x100": _many(count) for count in (10, 100, 1000, 10_000)},
     "1M": Work(((1_048_576,),), (1, 2), ("adamw", "sgd_momentum", "rmsprop")),
     "16M": Work(((16_777_216,),), (2,), ("adamw",)),
+    "64M": _lone(67_108_864),
     "gpt2": Work(_gpt2_shapes(), (2,), ("adamw",), usual=False),
+    "resnet50": Work(_resnet50_shapes(), (2,), ("adamw",), usual=False),
+    # What is missing above of the cost as arrays grow.
+    "1": _lone(1),
+    "100": _lone(100),
+    "1K": _lone(1024),
+    "16K": _lone(16_384),
+    "256K": _lone(262_144),
+    "4M": _lone(4_194_304),
+}
+
+_SQUARE = ((1024, 1024),)
+LAYOUT_WORKS = {
+    f"1M {layout}": Work(_SQUARE, (1, 2), ("adamw", "sgd_momentum"), layout=layout)
+    for layout in ("strided", "F")
 }
 
 
@@ -125,26 +169,48 @@ class StepTask(NamedTuple):
         return 4 * self.elements * (self.optimizer.states + 3)
 
 
-STEPS = {
-    (kind, name): StepTask(optimizer, work)
-    for name, work in WORKS.items()
-    for kind, optimizer in OPTIMIZERS.items()
-}
+def _tasks(works: dict[str, Work]) -> dict[tuple[str, str], StepTask]:
+    return {
+        (kind, name): StepTask(optimizer, work)
+        for name, work in works.items()
+        for kind, optimizer in OPTIMIZERS.items()
+    }
 
 
-def parameters(shapes: Any, seed: int = 1) -> list[Array]:
-    """Seeded float32 weights of the usual spread, 0.02."""
+STEPS = _tasks(WORKS)
+LAYOUTS = _tasks(LAYOUT_WORKS)
+_REPEATED = 1_048_576  # elements of random data that large arrays repeat: to make 64M takes seconds
+
+
+def normal(shapes: Any, seed: Any, scale: float = 1.0) -> list[Array]:
+    """Seeded float32 arrays of that spread."""
     rng = np.random.default_rng(seed)
-    arrays = [rng.standard_normal(shape, dtype=np.float32) for shape in shapes]
-    for array in arrays:
-        array *= np.float32(0.02)
+    arrays = []
+    for shape in shapes:
+        size = math.prod(shape)
+        some = rng.standard_normal(min(size, _REPEATED), dtype=np.float32)
+        some *= np.float32(scale)
+        arrays.append((np.resize(some, size) if size > _REPEATED else some).reshape(shape))
     return arrays
+
+
+def parameters(shapes: Any) -> list[Array]:
+    """Seeded float32 weights of the usual spread, 0.02."""
+    return normal(shapes, 1, 0.02)
 
 
 def gradients(shapes: Any, step: int) -> list[Array]:
     """Seeded float32 gradients of one step."""
-    rng = np.random.default_rng([2, step])
-    return [rng.standard_normal(shape, dtype=np.float32) for shape in shapes]
+    return normal(shapes, [2, step])
+
+
+def laid_out(array: Array, layout: str) -> Array:
+    """A copy in that layout: every second element of a larger array, or in Fortran order."""
+    if layout == "F":
+        return np.asfortranarray(array)
+    larger = np.zeros((*array.shape[:-1], 2 * array.shape[-1]), array.dtype)
+    larger[..., ::2] = array
+    return larger[..., ::2]
 
 
 def gradient_steps(shapes: Any, steps: int) -> Iterator[list[Array]]:
@@ -214,6 +280,7 @@ class Loss(NamedTuple):
     shapes: dict[str, Shape]
     per_row: bool = False  # one value for each entry of the first axis, not for each element
     labels: bool = False  # the target is one label per row
+    more: dict[str, Shape] = {}  # noqa: RUF012 - raced only where asked for
 
 
 def _shapes(*names: str) -> dict[str, Shape]:
@@ -221,30 +288,36 @@ def _shapes(*names: str) -> dict[str, Shape]:
 
 
 _1M = {"1M": (1_048_576,)}
+_OTHERS = {"1K": (1024,), "64K": (65_536,), "8M": (8_388_608,)}
 _SIZES = {"1K": (1024,), "64K": (65_536,), **_1M, "8M": (8_388_608,)}
 _CLASSES = _shapes("64x10", "1024x10", "256x1000", "1024x32000")
 _IMAGES = _shapes("4x1x512x512")
+_OTHER_IMAGES = _shapes("4x1x16x16", "4x1x128x128", "32x1x512x512")
 
 # One row per loss; of the options, all have their defaults.
 LOSSES: dict[str, Loss] = {
     "cross_entropy": Loss(_logits, _CLASSES, per_row=True, labels=True),
     "binary_cross_entropy_with_logits": Loss(_decisions, _SIZES),
     "mse": Loss(_regression, _SIZES),
-    "dice": Loss(_probabilities, _IMAGES, per_row=True),
-    "iou": Loss(_probabilities, _IMAGES, per_row=True),
-    "tversky": Loss(_probabilities, _IMAGES, per_row=True),
-    "mae": Loss(_regression, _1M),
-    "huber": Loss(_regression, _1M),
-    "smooth_l1": Loss(_regression, _1M),
-    "log_cosh": Loss(_regression, _1M),
-    "quantile": Loss(_regression, _1M),
-    "poisson_nll": Loss(_counts, _1M),
-    "binary_cross_entropy": Loss(_probabilities, _1M),
-    "focal": Loss(_decisions, _1M),
-    "hinge": Loss(_signs, _1M),
-    "kl_div": Loss(_distributions, _1M),
+    "dice": Loss(_probabilities, _IMAGES, per_row=True, more=_OTHER_IMAGES),
+    "iou": Loss(_probabilities, _IMAGES, per_row=True, more=_OTHER_IMAGES),
+    "tversky": Loss(_probabilities, _IMAGES, per_row=True, more=_OTHER_IMAGES),
+    "mae": Loss(_regression, _1M, more=_OTHERS),
+    "huber": Loss(_regression, _1M, more=_OTHERS),
+    "smooth_l1": Loss(_regression, _1M, more=_OTHERS),
+    "log_cosh": Loss(_regression, _1M, more=_OTHERS),
+    "quantile": Loss(_regression, _1M, more=_OTHERS),
+    "poisson_nll": Loss(_counts, _1M, more=_OTHERS),
+    "binary_cross_entropy": Loss(_probabilities, _1M, more=_OTHERS),
+    "focal": Loss(_decisions, _1M, more=_OTHERS),
+    "hinge": Loss(_signs, _1M, more=_OTHERS),
+    "kl_div": Loss(_distributions, _1M, more=_OTHERS),
     "categorical_cross_entropy": Loss(
-        _class_probabilities, _shapes("1024x1000"), per_row=True, labels=True
+        _class_probabilities,
+        _shapes("1024x1000"),
+        per_row=True,
+        labels=True,
+        more=_shapes("64x10", "256x1000", "8192x1000"),
     ),
 }
 
@@ -286,7 +359,7 @@ class LossTask(NamedTuple):
 LOSS_TASKS = {
     (kind, name): LossTask(kind, shape)
     for kind, loss in LOSSES.items()
-    for name, shape in loss.shapes.items()
+    for name, shape in (loss.shapes | loss.more).items()
 }
 
 

@@ -6,12 +6,30 @@ Contenders = dict[str, tuple[str, str]]
 STEP_CONTENDERS: Contenders = {
     "instep": ("instep_step", "Instep"),
     "torch fused": ("torch_step", "TorchFused"),
+    "torch foreach": ("torch_step", "TorchForeach"),
     "torch default": ("torch_step", "TorchDefault"),
+    "deepspeed": ("deepspeed_step", "CPUAdam"),
     "numba": ("numba_step", "Numba"),
     "numba fastmath": ("numba_step", "NumbaFastmath"),
     "optax jit": ("optax_step", "OptaxJit"),
+    "numexpr": ("numexpr_step", "Numexpr"),
     "numpy in place": ("numpy_step", "NumpyInPlace"),
     "roofline": ("roofline", "StepRoofline"),
+}
+
+# The same peers, given gradients as they lie in NumPy.
+LAYOUT_CONTENDERS: Contenders = {
+    "instep": ("instep_step", "InstepGiven"),
+    "torch fused": ("torch_step", "TorchFusedGiven"),
+    "torch foreach": ("torch_step", "TorchForeachGiven"),
+    "torch default": ("torch_step", "TorchDefaultGiven"),
+    "deepspeed": ("deepspeed_step", "CPUAdamGiven"),
+    "numba": ("numba_step", "NumbaGiven"),
+    "numba fastmath": ("numba_step", "NumbaFastmathGiven"),
+    "optax jit": ("optax_step", "OptaxGiven"),
+    "numexpr": ("numexpr_step", "NumexprGiven"),
+    "numpy in place": ("numpy_step", "NumpyGiven"),
+    "roofline": ("roofline", "GivenRoofline"),
 }
 
 LOSS_CONTENDERS: Contenders = {
@@ -32,6 +50,12 @@ PIPELINE_CONTENDERS: Contenders = {
     "numba fastmath": ("pipeline_numba", "NumbaFastmath"),
     "bitsandbytes": ("pipeline_bitsandbytes", "AdamW8bit"),
     "roofline": ("pipeline_roofline", "Roofline"),
+}
+
+DIGITS_CONTENDERS: Contenders = {
+    "instep": ("digits_numpy", "Instep"),
+    "torch": ("digits_torch", "Torch"),
+    "numpy in place": ("digits_numpy", "PlainNumpy"),
 }
 
 OURS = "instep"

@@ -6,7 +6,17 @@ from itertools import repeat
 from typing import Any, ClassVar
 
 from benchmarks import verify
-from benchmarks.works import LOSS_TASKS, STEPS, Array, LossTask, StepTask, gradients, parameters
+from benchmarks.works import (
+    LAYOUTS,
+    LOSS_TASKS,
+    STEPS,
+    Array,
+    LossTask,
+    StepTask,
+    gradients,
+    laid_out,
+    parameters,
+)
 
 
 class Contender(ABC):
@@ -22,6 +32,7 @@ class Contender(ABC):
         self.task = task
         self.threads = threads
         self.compile()
+        self._kept = frozenset(vars(self))
 
     @staticmethod  # noqa: B027 - a hook that some have no use for
     def start(threads: int) -> None:
@@ -56,6 +67,11 @@ class Contender(ABC):
     @abstractmethod
     def run(self, times: int) -> None:
         """Do it so many times, as a user would write it; what is timed."""
+
+    def forget(self) -> None:
+        """Drop all arrays, so that one contender's at a time are in memory."""
+        for name in vars(self).keys() - self._kept - {"_kept"}:
+            delattr(self, name)
 
 
 class StepContender(Contender):
@@ -100,6 +116,27 @@ class StepContender(Contender):
     @abstractmethod
     def values(self) -> list[Array]:
         """The parameters as NumPy arrays."""
+
+
+class GivenGradients(StepContender):
+    """Gradients come as NumPy arrays in the work's layout, as a backward pass leaves them: what the
+    library needs done to them is part of the step."""
+
+    tasks = LAYOUTS
+
+    def set_gradients(self, gradients: list[Array]) -> None:
+        self.given = [laid_out(gradient, self.task.work.layout) for gradient in gradients]
+        super().set_gradients(gradients)
+
+    def run(self, times: int) -> None:
+        receive, step = self.receive, self.step
+        for _ in repeat(None, times):
+            receive()
+            step()
+
+    @abstractmethod
+    def receive(self) -> None:
+        """Bring the given gradients to where the step reads them."""
 
 
 class LossContender(Contender):

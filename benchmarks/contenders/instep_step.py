@@ -3,7 +3,7 @@
 from itertools import repeat
 
 import instep
-from benchmarks.contenders.base import StepContender
+from benchmarks.contenders.base import GivenGradients, StepContender
 from benchmarks.works import Array
 
 
@@ -30,6 +30,11 @@ class Instep(StepContender):
     @staticmethod
     def note() -> str:
         return f"instruction set {instep.isa()} of {', '.join(instep.available_isas())}"
+
+
+class InstepGiven(GivenGradients, Instep):
+    def receive(self) -> None:
+        self.gradients = _tree(self.given)
 
 
 def _tree(arrays: list[Array]) -> Array | list[Array]:

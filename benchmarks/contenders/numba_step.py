@@ -4,13 +4,14 @@
 division nor stays in float32. `prange` is a plain loop unless ``parallel=True``.
 """
 
+import functools
 from typing import Any
 
 import numba
 import numpy as np
 
-from benchmarks.contenders.base import StepContender
-from benchmarks.works import Array
+from benchmarks.contenders.base import GivenGradients, StepContender
+from benchmarks.works import Array, StepTask
 
 _f32 = np.float32
 
@@ -27,6 +28,38 @@ def sgd_momentum(p, g, buffer, lr, momentum):
         b = momentum * buffer[i] + g[i]
         buffer[i] = b
         p[i] -= lr * b
+
+
+def rmsprop_plain(p, g, square, lr, alpha, one_minus_alpha, eps):
+    lr, alpha, one_minus_alpha, eps = _f32(lr), _f32(alpha), _f32(one_minus_alpha), _f32(eps)
+    for i in numba.prange(p.size):
+        v = alpha * square[i] + one_minus_alpha * (g[i] * g[i])
+        square[i] = v
+        p[i] -= lr * g[i] / (np.sqrt(v) + eps)
+
+
+def rmsprop_momentum(p, g, square, buffer, lr, alpha, one_minus_alpha, eps, momentum):
+    lr, alpha, one_minus_alpha = _f32(lr), _f32(alpha), _f32(one_minus_alpha)
+    eps, momentum = _f32(eps), _f32(momentum)
+    for i in numba.prange(p.size):
+        v = alpha * square[i] + one_minus_alpha * (g[i] * g[i])
+        b = momentum * buffer[i] + g[i] / (np.sqrt(v) + eps)
+        square[i] = v
+        buffer[i] = b
+        p[i] -= lr * b
+
+
+def rmsprop_centered(p, g, square, mean, lr, alpha, one_minus_alpha, eps):
+    lr, alpha, one_minus_alpha = _f32(lr), _f32(alpha), _f32(one_minus_alpha)
+    eps, zero = _f32(eps), _f32(0)
+    for i in numba.prange(p.size):
+        v = alpha * square[i] + one_minus_alpha * (g[i] * g[i])
+        a = alpha * mean[i] + one_minus_alpha * g[i]
+        variance = v - a * a
+        variance = variance if variance > zero else zero
+        square[i] = v
+        mean[i] = a
+        p[i] -= lr * g[i] / (np.sqrt(variance) + eps)
 
 
 def rmsprop(p, g, square, mean, buffer, lr, alpha, one_minus_alpha, eps, momentum):
@@ -56,8 +89,38 @@ def adamw(p, g, m, v, beta1, one_minus_beta1, beta2, one_minus_beta2, decay, sca
         p[i] = decay * p[i] - size * m_i / (np.sqrt(v_i) * scale + eps)
 
 
-_BODIES = {"sgd": sgd, "sgd_momentum": sgd_momentum, "adam": adamw}
-_BODIES["rmsprop_centered_momentum"] = rmsprop
+def amsgrad(
+    p, g, m, v, top, beta1, one_minus_beta1, beta2, one_minus_beta2, decay, scale, eps, size
+):
+    beta1, one_minus_beta1 = _f32(beta1), _f32(one_minus_beta1)
+    beta2, one_minus_beta2 = _f32(beta2), _f32(one_minus_beta2)
+    decay, scale, eps, size = _f32(decay), _f32(scale), _f32(eps), _f32(size)
+    for i in numba.prange(p.size):
+        m_i = beta1 * m[i] + one_minus_beta1 * g[i]
+        v_i = beta2 * v[i] + one_minus_beta2 * (g[i] * g[i])
+        top_i = v_i if v_i > top[i] else top[i]
+        m[i] = m_i
+        v[i] = v_i
+        top[i] = top_i
+        p[i] = decay * p[i] - size * m_i / (np.sqrt(top_i) * scale + eps)
+
+
+_BODIES = {
+    "sgd": sgd,
+    "sgd_momentum": sgd_momentum,
+    "rmsprop": rmsprop_plain,
+    "rmsprop_momentum": rmsprop_momentum,
+    "rmsprop_centered": rmsprop_centered,
+    "rmsprop_centered_momentum": rmsprop,
+    "adam": adamw,
+    "adam_amsgrad": amsgrad,
+}
+
+
+@functools.cache
+def _compiled(rule: str, fastmath: bool, parallel: bool) -> Any:
+    options = {"fastmath": fastmath, "parallel": parallel}
+    return numba.njit(error_model="numpy", **options)(_BODIES[rule])
 
 
 class Numba(StepContender):
@@ -68,12 +131,12 @@ class Numba(StepContender):
         numba.set_num_threads(threads)
 
     def compile(self) -> None:
-        body = _BODIES[self.optimizer.rule]
-        compiled = numba.njit(
-            fastmath=self.fastmath, error_model="numpy", parallel=self.threads > 1
-        )
-        self.kernel = compiled(body)
-        self.coefficients = getattr(self, f"_{body.__name__}")
+        self.kernel = _compiled(self.optimizer.rule, self.fastmath, self.threads > 1)
+        self.coefficients = getattr(self, f"_{self.optimizer.class_name.lower()}")
+
+    @classmethod
+    def unsupported(cls, task: StepTask) -> str | None:
+        return None if task.optimizer.rule in _BODIES else f"no loop for {task.optimizer.rule}"
 
     def allocate(self, parameters: list[Array]) -> None:
         self.steps = 0
@@ -106,15 +169,15 @@ class Numba(StepContender):
             return None
 
     def _sgd(self) -> tuple[float, ...]:
-        return (self.hyper["lr"],)
+        return self.hyper["lr"], *self._momentum()
 
-    def _sgd_momentum(self) -> tuple[float, ...]:
-        return self.hyper["lr"], self.hyper["momentum"]
+    def _momentum(self) -> tuple[float, ...]:
+        return (self.hyper["momentum"],) if "momentum" in self.hyper else ()
 
     def _rmsprop(self) -> tuple[float, ...]:
         hyper: dict[str, Any] = self.hyper
         alpha = hyper["alpha"]
-        return hyper["lr"], alpha, 1.0 - alpha, 1e-8, hyper["momentum"]
+        return hyper["lr"], alpha, 1.0 - alpha, 1e-8, *self._momentum()
 
     def _adamw(self) -> tuple[float, ...]:
         lr, (beta1, beta2) = self.hyper["lr"], (0.9, 0.999)
@@ -125,4 +188,14 @@ class Numba(StepContender):
 
 
 class NumbaFastmath(Numba):
+    fastmath = True
+
+
+class NumbaGiven(GivenGradients, Numba):
+    def receive(self) -> None:
+        for (_, gradient, *_), given in zip(self.arguments, self.given, strict=True):
+            np.copyto(gradient.reshape(given.shape), given)
+
+
+class NumbaFastmathGiven(NumbaGiven):
     fastmath = True

@@ -2,13 +2,28 @@
 
 import numpy as np
 
-from benchmarks.contenders.base import StepContender
-from benchmarks.works import Array
+from benchmarks.contenders.base import GivenGradients, StepContender
+from benchmarks.works import Array, StepTask
+
+_UPDATES = {
+    "sgd": "_sgd",
+    "sgd_momentum": "_sgd_momentum",
+    "rmsprop": "_rmsprop",
+    "rmsprop_momentum": "_rmsprop",
+    "rmsprop_centered": "_rmsprop",
+    "rmsprop_centered_momentum": "_rmsprop",
+    "adam": "_adam",
+    "adam_amsgrad": "_adam",
+}
 
 
 class NumpyInPlace(StepContender):
     def compile(self) -> None:
-        self.update = getattr(self, f"_{self.optimizer.rule}")
+        self.update = getattr(self, _UPDATES[self.optimizer.rule])
+
+    @classmethod
+    def unsupported(cls, task: StepTask) -> str | None:
+        return None if task.optimizer.rule in _UPDATES else f"no form of {task.optimizer.rule}"
 
     def allocate(self, parameters: list[Array]) -> None:
         self.steps = 0
@@ -48,25 +63,31 @@ class NumpyInPlace(StepContender):
             np.multiply(b, lr, out=t)
             np.subtract(p, t, out=p)
 
-    def _rmsprop_centered_momentum(self) -> None:
-        lr, alpha, momentum = (self.hyper[name] for name in ("lr", "alpha", "momentum"))
-        for p, g, (v, a, b), (t, u) in self._arrays():
+    def _rmsprop(self) -> None:
+        lr, alpha, momentum = self.hyper["lr"], self.hyper["alpha"], self.hyper.get("momentum")
+        centered = self.hyper.get("centered", False)
+        for p, g, (v, *more), (t, u) in self._arrays():
             np.multiply(v, alpha, out=v)
             np.multiply(g, g, out=t)
             np.multiply(t, 1 - alpha, out=t)
             np.add(v, t, out=v)
-            np.multiply(a, alpha, out=a)
-            np.multiply(g, 1 - alpha, out=t)
-            np.add(a, t, out=a)
-            np.multiply(a, a, out=t)
-            np.subtract(v, t, out=t)
-            np.maximum(t, 0, out=t)
-            np.sqrt(t, out=t)
+            if centered:
+                a = more[0]
+                np.multiply(a, alpha, out=a)
+                np.multiply(g, 1 - alpha, out=t)
+                np.add(a, t, out=a)
+                np.multiply(a, a, out=t)
+                np.subtract(v, t, out=t)
+                np.maximum(t, 0, out=t)
+            np.sqrt(t if centered else v, out=t)
             np.add(t, 1e-8, out=t)
             np.divide(g, t, out=u)
-            np.multiply(b, momentum, out=b)
-            np.add(b, u, out=b)
-            np.multiply(b, lr, out=t)
+            if momentum is not None:
+                b = more[-1]
+                np.multiply(b, momentum, out=b)
+                np.add(b, u, out=b)
+                u = b
+            np.multiply(u, lr, out=t)
             np.subtract(p, t, out=p)
 
     def _adam(self) -> None:
@@ -74,7 +95,7 @@ class NumpyInPlace(StepContender):
         decay = 1 - lr * self.hyper["weight_decay"]
         root_scale = (1 - beta2**self.steps) ** -0.5
         step_size = lr / (1 - beta1**self.steps)
-        for p, g, (m, v), (t, _) in self._arrays():
+        for p, g, (m, v, *top), (t, _) in self._arrays():
             np.multiply(m, beta1, out=m)
             np.multiply(g, 1 - beta1, out=t)
             np.add(m, t, out=m)
@@ -82,10 +103,18 @@ class NumpyInPlace(StepContender):
             np.multiply(g, g, out=t)
             np.multiply(t, 1 - beta2, out=t)
             np.add(v, t, out=v)
-            np.sqrt(v, out=t)
+            if top:
+                np.maximum(top[0], v, out=top[0])
+            np.sqrt(top[0] if top else v, out=t)
             np.multiply(t, root_scale, out=t)
             np.add(t, 1e-8, out=t)
             np.divide(m, t, out=t)
             np.multiply(t, step_size, out=t)
             np.multiply(p, decay, out=p)
             np.subtract(p, t, out=p)
+
+
+class NumpyGiven(GivenGradients, NumpyInPlace):
+    def receive(self) -> None:
+        """NumPy reads them as they lie."""
+        self.gradients = self.given

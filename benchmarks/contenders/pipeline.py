@@ -1,25 +1,11 @@
 """What a contender of `python -m benchmarks.bench_pipeline` shares with the others."""
 
-from typing import Any
-
 import numpy as np
 
 from benchmarks.contenders.base import StepContender
 from benchmarks.pipelines import CLIP_NORM, EMA_DECAY, PIPELINE_TASKS, PipelineTask
 from benchmarks.verify import STEPS, positions, sample
-from benchmarks.works import Array, load_reference
-
-_REPEATED = 1_048_576  # elements of random data that large arrays repeat: to make 64M takes seconds
-
-
-def _data(shapes: Any, seed: Any, scale: float) -> list[Array]:
-    rng = np.random.default_rng(seed)
-    arrays = []
-    for shape in shapes:
-        size = int(np.prod(shape))
-        some = rng.standard_normal(min(size, _REPEATED), dtype=np.float32) * np.float32(scale)
-        arrays.append(np.resize(some, size).reshape(shape))
-    return arrays
+from benchmarks.works import Array, gradients, load_reference, parameters
 
 
 class PipelineContender(StepContender):
@@ -39,10 +25,10 @@ class PipelineContender(StepContender):
     def renew(self) -> None:
         shapes = self.task.work.shapes
         self.allocate(self._start())
-        self.set_gradients(self._rounded(_data(shapes, [2, 0], 1.0)))
+        self.set_gradients(self._rounded(gradients(shapes, 0)))
 
     def _start(self) -> list[Array]:
-        return self._rounded(_data(self.task.work.shapes, 1, 0.02))
+        return self._rounded(parameters(self.task.work.shapes))
 
     def _rounded(self, arrays: list[Array]) -> list[Array]:
         """To bfloat16 and back, where that is what comes in."""
@@ -61,7 +47,7 @@ class PipelineContender(StepContender):
         self.allocate(start)
         given, norms = [], []
         for step in range(STEPS):
-            grads = self._rounded(_data(self.task.work.shapes, [2, step], 1.0))
+            grads = self._rounded(gradients(self.task.work.shapes, step))
             self.set_gradients(grads)
             self.run(1)
             if self.task.pipeline.around:

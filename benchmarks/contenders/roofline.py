@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.contenders.base import Contender, LossContender, StepContender
-from benchmarks.works import Array
+from benchmarks.works import LAYOUTS, Array
 
 SOURCE = Path(__file__).resolve().parent.parent / "roofline.c"
 FLAGS = ("-O3", "-march=native", "-std=gnu11", "-pthread", "-shared", "-fPIC")
@@ -79,6 +79,12 @@ class StepRoofline(_Roofline, StepContender):
 
     def values(self) -> list[Array]:
         return self.parameters
+
+
+class GivenRoofline(StepRoofline):
+    """Of dense gradients: what a layout costs is to be seen."""
+
+    tasks = LAYOUTS
 
 
 class LossRoofline(_Roofline, LossContender):

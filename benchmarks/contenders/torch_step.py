@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.contenders.base import StepContender
+from benchmarks.contenders.base import GivenGradients, StepContender
 from benchmarks.works import Array, StepTask
 
 
@@ -39,6 +39,10 @@ class TorchDefault(StepContender):
         return [parameter.detach().numpy() for parameter in self.parameters]
 
 
+class TorchForeach(TorchDefault):
+    options = {"foreach": True}  # noqa: RUF012 - never changed
+
+
 class TorchFused(TorchDefault):
     options = {"fused": True}  # noqa: RUF012 - never changed
 
@@ -48,3 +52,21 @@ class TorchFused(TorchDefault):
         if "fused" not in inspect.signature(getattr(torch.optim, name)).parameters:
             return f"torch has no fused {name}"
         return None
+
+
+class TorchDefaultGiven(GivenGradients, TorchDefault):
+    def receive(self) -> None:
+        """A view of NumPy's memory with its strides, which the plain loop heeds."""
+        for parameter, given in zip(self.parameters, self.given, strict=True):
+            parameter.grad = torch.from_numpy(given)
+
+
+class TorchForeachGiven(TorchForeach, TorchDefaultGiven):
+    pass
+
+
+class TorchFusedGiven(GivenGradients, TorchFused):
+    def receive(self) -> None:
+        """The fused kernel walks memory as if there were no strides: it needs a dense copy."""
+        for parameter, given in zip(self.parameters, self.given, strict=True):
+            parameter.grad.copy_(torch.from_numpy(given))

@@ -1,0 +1,1 @@
+"""Everything against everyone: ``python -m benchmarks.race``."""
