@@ -63,7 +63,7 @@ def test_what_may_not_happen_to_masters_meanwhile(low):
         opt.refresh_master()
     param.flags.writeable = False
     before = everything(opt, param, opt.master)
-    with pytest.raises(ValueError, match="params is a read-only"), opt.swap_ema():
+    with pytest.raises(ValueError, match="params is read-only, and swap_ema"), opt.swap_ema():
         pass
     assert everything(opt, param, opt.master) == before
 

@@ -106,7 +106,10 @@ class Averages(Part):
             raise ValueError("there are no averages to swap; set ema_decay first")
         for leaf in self._leaves.all:
             if not (leaf.given.flags.writeable and leaf.parameter.flags.writeable):
-                raise _check.read_only(leaf.path, leaf.given)
+                raise ValueError(
+                    f"{leaf.path} is read-only, and swap_ema() writes its average into it; make it "
+                    "writable for the with block"
+                )
         return self._leaves.plan
 
     def _keep_averages(self, on: bool) -> None:

@@ -83,8 +83,8 @@ class Masters(Part):
         ``master=False`` so is a bfloat16 one.
 
         The master rules: what is written into a float16 or bfloat16 parameter between steps is
-        lost at its next gradient, unless `refresh_master` is called. What is written into a master
-        holds; the parameter shows it after the next step.
+        lost at its next gradient or `swap_ema`, unless `refresh_master` is called. What is written
+        into a master holds; the parameter shows it after the next step.
         """
         with self._steady.lock:
             return self._nested([leaf.parameter for leaf in self._leaves.all])
