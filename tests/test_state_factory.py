@@ -338,3 +338,17 @@ def test_a_refused_constructor_asks_for_nothing(bad):
             options.pop("ema_decay")
         instep.SGD(np.ones(2, np.float16), state_factory=shelf, **options)
     assert shelf.asked == []
+
+
+def test_a_refused_group_lets_none_ask():
+    shelf = Shelf()
+    first = {"params": np.ones(2, np.float16)}
+    for bad in (
+        {"params": np.ones(2), "lr": -1},
+        {"params": np.arange(2)},
+        {"params": first["params"][:1]},
+        {"params": []},
+    ):
+        with pytest.raises((TypeError, ValueError)):
+            instep.SGD([first, bad], state_factory=shelf)
+    assert shelf.asked == []

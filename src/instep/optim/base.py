@@ -89,8 +89,7 @@ class Optimizer(Masters, Extras, StoredStates):
         self._checks = {**self.hyperparameters, "maximize": _check.flag}
         self._groups: list[Group] = []
         self._leaves = Leaves(factory, self._state_dtype, self._masters)
-        for group in groups:
-            self._append_group(group)
+        self._append_groups(groups)
         living.add(self)
 
     def __init_subclass__(cls) -> None:
@@ -139,18 +138,41 @@ class Optimizer(Masters, Extras, StoredStates):
             as if a list of groups had been given at first: "W" becomes "0.W".
         """
         with self._changing("add_param_group()"):
-            self._append_group(group)
+            self._append_groups([group])
             self._buffers = None
 
-    def _append_group(self, options: Any) -> None:
-        index = len(self._groups)
+    def _append_groups(self, groups: Sequence[Any]) -> None:
+        """All are checked before a factory is asked for anything."""
+        begin = len(self._groups)
+        listed = self._listed or begin > 0
+        leaves = self._leaves.all
+        if listed and not self._listed:
+            leaves = renamed(leaves, labels_of(self._groups[0].structure, 0, listed))
+        made: list[Group] = []
+        for index, options in enumerate(groups, begin):
+            group, new = self._made_group(options, index, listed, len(leaves))
+            leaves = [*leaves, *new]
+            made.append(group)
+        self._steady.close()
+        self._leaves.replace(leaves, [Cohort(group, list(group.leaves)) for group in made])
+        self._groups = [*self._groups, *made]
+        self._listed = listed
+        structures = [group.structure for group in self._groups]
+        # Nothing of the optimizer in it: the short way of a step keeps it.
+        self._flatten_trees = (
+            partial(flatten_groups, structures) if listed else structures[0].flatten
+        )
+
+    def _made_group(
+        self, options: Any, index: int, listed: bool, begin: int
+    ) -> tuple[Group, list[Leaf]]:
+        """The group of these options and its leaves, which start at number `begin`."""
         if not isinstance(options, dict) or "params" not in options:
             raise TypeError(f"a group must be a dict with the key 'params', got {options!r}")
         for name in options:
             if name != "params" and name not in self._checks:
                 known = ", ".join(self._checks)
                 raise TypeError(f"params[{index}] has no hyperparameter {name!r}; known: {known}")
-        listed = self._listed or index > 0
         structure = Structure(options["params"])
         root = f"params[{index}]['params']" if listed else "params"
         if structure.size == 0:
@@ -158,19 +180,10 @@ class Optimizer(Masters, Extras, StoredStates):
         given = structure.flatten(options["params"], root)
         labels = labels_of(structure, index, listed)
         leaves = [Leaf.of(*label, array) for label, array in zip(labels, given, strict=True)]
-        present = self._leaves.all
-        if listed and not self._listed:
-            present = renamed(present, labels_of(self._groups[0].structure, 0, listed))
-        members = range(len(present), len(present) + len(leaves))
+        members = range(begin, begin + len(leaves))
         rule_of = suiting(self._rule, self._state_dtype)
         group = Group({**self.defaults, **options}, structure, members, self._checks, rule_of)
-        self._steady.close()
-        self._leaves.replace([*present, *leaves], Cohort(group, list(members)))
-        self._groups.append(group)
-        self._listed = listed
-        structures = [group.structure for group in self._groups]
-        # Nothing of the optimizer in it: the short way of a step keeps it.
-        self._flatten_trees = partial(flatten_groups, structures) if listed else structure.flatten
+        return group, leaves
 
     # ---- gradients -------------------------------------------------------------------------
 

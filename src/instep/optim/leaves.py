@@ -144,8 +144,8 @@ class Leaves:
 
     # ---- membership ------------------------------------------------------------------------
 
-    def replace(self, leaves: list[Leaf], cohort: Cohort) -> None:
-        """Take the leaves that there are and those of a new cohort, or leave all as it was."""
+    def replace(self, leaves: list[Leaf], cohorts: list[Cohort]) -> None:
+        """Take the leaves that there are and those of new cohorts, or leave all as it was."""
         names = [leaf.name for leaf in leaves]
         if len(set(names)) < len(names):
             twice = next(name for name in names if names.count(name) > 1)
@@ -162,7 +162,7 @@ class Leaves:
         kept = averages.complete(leaves, self.factory) if self.averaged else None
         self.all, self.plan = leaves, plan
         self.set_averages(kept)
-        self.replace_cohorts([*self.cohorts, cohort])
+        self.replace_cohorts([*self.cohorts, *cohorts])
 
     def replace_cohorts(self, cohorts: list[Cohort]) -> None:
         """Group the leaves anew and tell the core the states that they have.
