@@ -1,4 +1,4 @@
-/* print_bits.c: a hash of what each rule, extra and loss makes of fixed data, a line each.
+/* print_bits.c: a hash of what each rule, storage, extra and loss makes of fixed data, a line each.
  *
  * Usage: print_bits [level]. All levels and all machines must print the same; NaN counts as NaN.
  * The data come from an integer generator: ordinary numbers among zeros of both signs, subnormals,
@@ -43,7 +43,7 @@ typedef struct {
 } block;
 
 static block pred, target, gradient, weight, values, extra, states[INSTEP_MAX_STATES];
-static block average, copied;
+static block average, copied, scales[INSTEP_MAX_STATES];
 
 static void shape_block(block *b, instep_dtype dtype, intptr_t rows, intptr_t columns)
 {
@@ -123,6 +123,47 @@ static void print_rule(int rule, instep_dtype dtype)
     for (int k = 0; k < INSTEP_MAX_COEFFICIENTS; ++k) hash = mix(hash, row[k]);
     instep_plan_destroy(plan);
     print_hash(instep_rule_name(rule), name_of(dtype), hash);
+}
+
+/* Steps of one leaf whose states are stored, or whose parameter is a bfloat16. 8-bit: signed. */
+static void print_stored(int rule, instep_dtype dtype, instep_dtype stored)
+{
+    double row[INSTEP_MAX_COEFFICIENTS];
+    instep_array arrays[INSTEP_MAX_STATES];
+    float *units[INSTEP_MAX_STATES];
+    uint64_t hash = 1;
+    char name[64];
+    shape_block(&pred, dtype, 1, SIZE);
+    fill_block(&pred, EIGHTHS, 1, 0);
+    for (int k = 0; k < INSTEP_MAX_STATES; ++k) {
+        const int unsign = stored == INSTEP_INT8 && strstr(instep_rule_states(rule), "_sq") != NULL;
+        shape_block(&states[k], unsign && k > 0 ? INSTEP_UINT8 : stored, 1, SIZE);
+        shape_block(&scales[k], INSTEP_FLOAT32, 1, SIZE / 128 + 1);
+        memset(states[k].memory, 0, SIZE * sizeof(double));
+        memset(scales[k].memory, 0, SIZE);
+        arrays[k] = states[k].array;
+        units[k] = (float *)(void *)scales[k].memory;
+    }
+    for (int k = 0; k < INSTEP_MAX_COEFFICIENTS; ++k)
+        row[k] = k == 1 ? 6 : 0.25 + (double)(bits_at((uint64_t)k, 9) >> 40) * 0x1p-25;
+    instep_plan *plan = instep_plan_create(1);
+    if (plan == NULL || instep_plan_set_parameter(plan, 0, &pred.array) != 0) exit(1);
+    instep_plan_set_rule(plan, 0, rule, arrays);
+    instep_plan_set_scales(plan, 0, units);
+    if (instep_plan_finish(plan) != 0) exit(1);
+    for (int step = 0; step < 6; ++step) {
+        shape_block(&gradient, types[step % 4], 1, SIZE);
+        fill_block(&gradient, EIGHTHS, 5 + step, step < 4 ? 0 : 997); /* then some are hard */
+        if (instep_plan_set_gradient(plan, 0, &gradient.array, 1) != 0) exit(1);
+        const instep_step_options options = {.threads = 1, .seed = 7, .step = (uint64_t)step};
+        instep_plan_step(plan, row, &options);
+        hash = mix_block(hash, &pred);
+        for (int k = 0; k < count_names(instep_rule_states(rule)); ++k)
+            hash = mix_block(mix_block(hash, &states[k]), &scales[k]);
+    }
+    instep_plan_destroy(plan);
+    snprintf(name, sizeof name, "%s, states %s", instep_rule_name(rule), name_of(stored));
+    print_hash(name, name_of(dtype), hash);
 }
 
 /* Steps of one leaf that average, copy, measure and zero, by weights from 0 to 1. */
@@ -303,6 +344,13 @@ int main(int count, char **arguments)
     }
     for (int rule = 0; rule < instep_rule_count(); ++rule)
         for (int k = 0; k < 2; ++k) print_rule(rule, types[k]);
+    for (int rule = 0; rule < instep_rule_count(); ++rule)
+        for (int k = 0; k < 4; ++k) {
+            if (types[k] == INSTEP_FLOAT16) continue;
+            print_stored(rule, types[k], INSTEP_FLOAT32);
+            print_stored(rule, types[k], INSTEP_BFLOAT16);
+            print_stored(rule, types[k], INSTEP_INT8);
+        }
     for (int k = 0; k < 2; ++k) {
         print_extras(types[k], INSTEP_FLOAT16);
         print_extras(types[k], INSTEP_BFLOAT16);

@@ -70,33 +70,33 @@ static inline float reduced(float scale)
 
 /* Encode a block of n; `r` has the bits of each element. Returns its scale. */
 static inline float encode_block(instep_dtype kind, char *code, const float *x, const uint32_t *r,
-                                 int n)
+                                 size_t n)
 {
     const float parts = kind == INSTEP_INT8 ? 127 : 65025;
     const float most = kind == INSTEP_INT8 ? 0x1.0204p+121f : 0x1.0203p+112f;
     float largest = 0;
     int bad = 0;
-    for (int i = 0; i < n; ++i) {
+    for (size_t i = 0; i < n; ++i) {
         bad |= !isfinite(x[i]) || (kind == INSTEP_UINT8 && x[i] < 0);
         largest = fmaxf(largest, fabsf(x[i]));
     }
-    memset(code, 0, (size_t)n);
+    memset(code, 0, n);
     if (bad || largest == 0) return bad ? NAN : 0;
     largest = fmaxf(largest, 0x1p-100f);
-    for (int i = 0; i < n; ++i)
+    for (size_t i = 0; i < n; ++i)
         if (kind == INSTEP_INT8) code[i] = (char)signed_by(x[i], largest, r[i]);
         else code[i] = (char)squared_by(x[i], largest, r[i]);
     return fminf(reduced(largest / parts), most);
 }
 
 static inline void encode_all(instep_dtype kind, char *code, float *scale, const float *x,
-                              const uint32_t *r, int n)
+                              const uint32_t *r, size_t n)
 {
-    for (int i = 0; i < n && kind == INSTEP_BFLOAT16; ++i) {
+    for (size_t i = 0; i < n && kind == INSTEP_BFLOAT16; ++i) {
         const uint16_t bits = bfloat_by(x[i], r[i]);
         memcpy(code + 2 * i, &bits, 2);
     }
-    for (int i = 0; i < n && kind != INSTEP_BFLOAT16; i += BLOCK)
+    for (size_t i = 0; i < n && kind != INSTEP_BFLOAT16; i += BLOCK)
         scale[i / BLOCK] =
             encode_block(kind, code + i, x + i, r + i, n - i < BLOCK ? n - i : BLOCK);
 }

@@ -35,7 +35,7 @@ static int nearest_is_right(instep_dtype kind, int n, int at_end, float factor)
         half[i] = 0x8000;
     }
     memcpy(values.array.data, x, (size_t)n * sizeof *x);
-    encode_all(kind, wanted, wanted_scale, x, half, n);
+    encode_all(kind, wanted, wanted_scale, x, half, (size_t)n);
     instep_state_encode((const float *)(void *)values.array.data, (size_t)n, kind, codes.array.data,
                         scale);
     int ok = memcmp(codes.array.data, wanted, (size_t)(n * size_of(kind))) == 0;
@@ -160,7 +160,7 @@ static void round_plain(const leaf_case *c, int k, const uint32_t *r, char *code
         return;
     }
     for (int i = 0; i < c->n; ++i) x[i] = (float)plain_state[k][i];
-    encode_all(c->kind[k], code, units, x, r, (int)c->n);
+    encode_all(c->kind[k], code, units, x, r, (size_t)c->n);
     for (int i = 0; i < c->n; ++i)
         plain_state[k][i] = (double)decode_one(c->kind[k], code, units, i);
 }

@@ -17,10 +17,18 @@ static void *get_memory(size_t bytes)
     return memory;
 }
 
-/* ---- a model: leaves of many sizes, one for each rule, type and layout ---------------------- */
+/* ---- a model: leaves of many sizes, one for each rule, type, layout and storage ------------- */
 
-/* The arrays of a leaf; the states come last. */
-enum { GRADIENT, PARAMETER, AVERAGE, COPY, STATES, ARRAYS = STATES + INSTEP_MAX_STATES };
+/* The arrays of a leaf; states and their scales come last. */
+enum {
+    GRADIENT,
+    PARAMETER,
+    AVERAGE,
+    COPY,
+    STATES,
+    SCALES = STATES + INSTEP_MAX_STATES,
+    ARRAYS = SCALES + INSTEP_MAX_STATES
+};
 
 typedef struct {
     char *memory[ARRAYS];
@@ -77,14 +85,22 @@ static void create_model(model *m)
     for (int k = 0; k < LEAVES; ++k) {
         model_leaf *leaf = &m->leaf[k];
         const instep_dtype dtype = k % 2 ? INSTEP_FLOAT64 : INSTEP_FLOAT32;
+        const instep_dtype stored[] = {dtype, INSTEP_BFLOAT16, INSTEP_INT8, INSTEP_UINT8};
+        const int in_place = dtype == INSTEP_FLOAT32 && k % 7 == 0;
+        float *scales[INSTEP_MAX_STATES];
         leaf->size = sizes[k % 9];
         lay_out(leaf, GRADIENT, floats[k % 5], k % 3);
-        lay_out(leaf, PARAMETER, dtype, k % 4 % 3);
+        lay_out(leaf, PARAMETER, in_place ? INSTEP_BFLOAT16 : dtype, k % 4 % 3);
         lay_out(leaf, AVERAGE, dtype, k % 2);
         lay_out(leaf, COPY, k % 3 ? INSTEP_FLOAT16 : INSTEP_BFLOAT16, k % 3);
-        for (int which = STATES; which < ARRAYS; ++which) lay_out(leaf, which, dtype, 0);
+        for (int state = 0; state < INSTEP_MAX_STATES; ++state) {
+            lay_out(leaf, STATES + state, stored[k % 5 ? (k + state) % 4 : 0], 0);
+            lay_out(leaf, SCALES + state, INSTEP_FLOAT32, 0); /* more than there are blocks */
+            scales[state] = (float *)(void *)leaf->memory[SCALES + state];
+        }
         if (instep_plan_set_parameter(m->plan, k, &leaf->array[PARAMETER]) != 0) exit(1);
         instep_plan_set_rule(m->plan, k, k % instep_rule_count(), &leaf->array[STATES]);
+        instep_plan_set_scales(m->plan, k, scales);
         if (k % 3) instep_plan_set_average(m->plan, k, &leaf->array[AVERAGE]);
         if (k % 4) instep_plan_set_copy(m->plan, k, &leaf->array[COPY]);
         instep_plan_set_row(m->plan, k, LEAVES - 1 - k);
@@ -124,7 +140,9 @@ static uint64_t run_model(model *m, int threads)
                                              .zero_gradients = step == STEPS - 1,
                                              .measure = step > 0,
                                              .measured_scale = 0.75,
-                                             .average_weight = 0.125 * step};
+                                             .average_weight = 0.125 * step,
+                                             .seed = 5,
+                                             .step = (uint64_t)step};
         instep_plan_step(m->plan, m->rows, &options);
         instep_plan_measured(m->plan, measures);
         if (step > 0) hash = hash_of(measures, sizeof measures, hash);
