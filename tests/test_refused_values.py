@@ -221,7 +221,7 @@ def test_refused_options(cls, options, kind, message):
 
 @pytest.mark.parametrize("cls", [instep.SGD, instep.RMSprop, instep.Adam, instep.AdamW])
 def test_unknown_keywords(cls):
-    for name in ("ema", "zero_grad", "state_dtype", "foreach", "learning_rate"):
+    for name in ("ema", "zero_grad", "state_type", "foreach", "learning_rate"):
         with pytest.raises(TypeError, match=name):
             cls(np.ones(2), **{name: None})
     with pytest.raises(TypeError):
