@@ -9,6 +9,7 @@ from instep import _core
 ROUNDED = ["bfloat16", "8bit"]
 STORAGES = ["float32", *ROUNDED]
 RULES = _core.rules()
+SCALED = {None: 8.0, "float32": 8.0, "bfloat16": 4.0, "8bit": 2.0625}  # bytes of Adam's states
 
 
 def rows_without_difference(rows):
@@ -59,3 +60,16 @@ def rounded_once(values, state_dtype, seed=0, betas=(0.0, 0.0)):
     )
     opt.step(values)
     return opt
+
+
+def some_optimizer(state_dtype, dtype=np.float32, order="C", steps=3):
+    rng = np.random.default_rng(8)
+    param = np.array(rng.normal(size=(33, 50)), dtype, order=order)
+    opt = instep.Adam(param, amsgrad=True, state_dtype=state_dtype)
+    for _ in range(steps):
+        opt.step(rng.normal(size=(33, 50)))
+    return opt
+
+
+def fresh(state_dtype, dtype=np.float32, order="C"):
+    return instep.Adam(np.zeros((33, 50), dtype, order=order), state_dtype=state_dtype)
