@@ -1,4 +1,4 @@
-"""Snapshots of another state_dtype or order of memory: decoded, and rounded to the nearest."""
+"""Snapshots of another state_dtype or another order of memory: decoded, rounded to the nearest."""
 
 import numpy as np
 import pytest

@@ -38,7 +38,7 @@ class Adam(Optimizer):
         Never let the step grow because :math:`v` shrinks.
     maximize, clip_norm, clip_value, nonfinite, threads, state_factory
         As in `SGD`.
-    ema_decay, ema_warmup, zero_grads, stats
+    ema_decay, ema_warmup, zero_grads, stats, state_dtype, seed
         As in `SGD`.
 
     References
@@ -123,7 +123,7 @@ class AdamW(Adam):
         As in `Adam`.
     maximize, clip_norm, clip_value, nonfinite, threads, state_factory
         As in `SGD`.
-    ema_decay, ema_warmup, zero_grads, stats
+    ema_decay, ema_warmup, zero_grads, stats, state_dtype, seed
         As in `SGD`.
     weight_decay : float or schedule, default 1e-2
         :math:`\lambda`; what is subtracted is ``lr * weight_decay * param``.

@@ -268,7 +268,8 @@ class Optimizer(Membership, Masters, Extras, StoredStates):
         """Per parameter name: "step" and the state arrays by PyTorch's names.
 
         The arrays are the ones the step updates; parameters that have had no gradient yet are
-        left out, as in PyTorch.
+        left out, as in PyTorch. With `state_dtype` "8bit" they are codes, beside their scales:
+        `decoded_state` has the values.
         """
         with self._steady.lock:
             steps = self._leaves.steps()
@@ -300,9 +301,9 @@ class Optimizer(Membership, Masters, Extras, StoredStates):
         """Continue from a snapshot; its hyperparameters and schedules replace the present ones.
 
         Masters are loaded, and written, rounded, to float16 and bfloat16 parameters; other
-        parameters are not part of a snapshot. What a `state_factory` gave is written over. A
-        snapshot that is older than `ema_decay`, `ema_warmup` and `zero_grads` leaves these as they
-        are.
+        parameters are not part of a snapshot. What a `state_factory` gave is written over. States
+        of another `state_dtype` or memory order are converted. A snapshot that is older than
+        `ema_decay`, `ema_warmup`, `zero_grads` and `seed` leaves these as they are.
 
         A `ReduceOnPlateau` that the optimizer has stays the object that it is and takes over what
         the one in its place had observed; parameters other than that one's are an error. Where

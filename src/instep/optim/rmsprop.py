@@ -33,10 +33,11 @@ class RMSprop(Optimizer):
         Defaults 1e-2, 0.99, 1e-8, 0, 0. A schedule is any callable of the 0-based step.
         `alpha` is the decay of the averages, in [0, 1).
     centered : bool, default False
-        Divide by the standard deviation instead of the root mean square.
+        Divide by the standard deviation instead of the root mean square. Not with states in
+        "bfloat16" or "8bit", of which the difference of two would be noise.
     maximize, clip_norm, clip_value, nonfinite, threads, state_factory
         As in `SGD`.
-    ema_decay, ema_warmup, zero_grads, stats
+    ema_decay, ema_warmup, zero_grads, stats, state_dtype, seed
         As in `SGD`.
 
     References

@@ -78,6 +78,15 @@ class SGD(Optimizer):
         is added, averages then or when `ema_decay` is set, states at its first gradient or when
         they are loaded; nothing for empty parameters. What is loaded later is written into the
         same arrays. Copies and pickles of the optimizer have ordinary memory and no factory.
+    state_dtype : {None, "float32", "bfloat16", "8bit"}
+        How states are kept between steps. None: in the type computed in, float32, for float64
+        parameters float64. "bfloat16" and "8bit" (int8 or uint8 and a float32 scale for each 128
+        elements, "<state>_scale") take a half and a quarter of float32, rounded stochastically,
+        without bias. Factories are asked for all of these arrays. Fixed from now on; see
+        `decoded_state` and `load_state_dict`.
+    seed : int, default 0
+        Of the random bits that states are rounded by, at least 0 and below 2**64. The same seed
+        gives the same run, bit for bit.
 
     References
     ----------
