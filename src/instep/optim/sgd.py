@@ -62,12 +62,6 @@ class SGD(Optimizer):
         (see `master`). With False, a bfloat16 parameter is updated in place: computed in float32
         and rounded at random to one of the two nearest values, without bias, so that small steps
         arrive on average. float16 ones are then refused; others have no master in any case.
-    state_dtype : {"float32", "bfloat16", "8bit"}, optional
-        How the states are kept: as they are computed (None, or "float32"), or rounded without bias
-        to bfloat16, or to 8 bits in blocks of 128 elements. Bytes of state per parameter of Adam:
-        8, 4, 2.06. See `decoded_state`. Not for RMSprop with ``centered=True``.
-    seed : int, default 0
-        Of the random bits of this rounding. Equal seeds give equal bits, on any number of threads.
     state_factory : callable, optional
         ``state_factory(name, shape, dtype) -> array`` provides the arrays that the optimizer
         keeps, for example a `numpy.memmap` each, or arrays over shared memory: "W.exp_avg" for
