@@ -36,8 +36,7 @@ static inline float float_of(uint32_t bits)
 /* The bits of `value` rounded to a bfloat16, in their upper half. Finite numbers stay finite. */
 static inline uint32_t rounded_bfloat(float value, uint32_t r)
 {
-    const uint32_t bits = bits_of(value), size = bits & UINT32_C(0x7fffffff);
-    return bits + ((int32_t)size < INT32_C(0x7f7f0000) ? r : 0); /* SSE2 compares signed */
+    return bits_of(value) + (fabsf(value) < 0x1.fep+127f ? r : 0);
 }
 
 ALWAYS_INLINE static void encode_bfloats(uint16_t *restrict code, const float *restrict x,
