@@ -2,7 +2,7 @@
 
 import argparse
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ class Benchmark:
     contenders: Contenders
     tasks: Mapping[tuple[str, str], Any]
     table: report.Table
+    pythons: Mapping[str, str] = field(default_factory=dict)  # of contenders with one of their own
 
 
 # One line of the table: threads, kind, work.
@@ -101,7 +102,7 @@ def race_all(
         if threads > len(usable_cpus()):
             say(f"works on {threads} threads skipped: {len(usable_cpus())} usable CPUs")
             continue
-        with processes(contenders, threads) as (entrants, absent):
+        with processes(contenders, threads, benchmark.pythons) as (entrants, absent):
             if not headed:
                 say(benchmark.table.header(_notes(entrants), options.rounds, options.batch))
                 say(benchmark.table.head())

@@ -11,7 +11,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,13 +47,15 @@ def _environment(threads: int) -> dict[str, str]:
 class Process:
     """A contender's process, asleep unless it is asked something."""
 
-    def __init__(self, name: str, entry: tuple[str, str], threads: int) -> None:
+    def __init__(
+        self, name: str, entry: tuple[str, str], threads: int, python: str = sys.executable
+    ) -> None:
         self.name = name
         self.restless = False
         # From the last CPU on: the first is the one that serves most interrupts.
         cpus = ",".join(map(str, usable_cpus()[-threads:]))
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.worker", *entry, str(threads), cpus],
+            [python, "-m", "benchmarks.worker", *entry, str(threads), cpus],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -114,14 +116,17 @@ def _is_asleep(task: Path) -> bool:
 
 @contextmanager
 def processes(
-    contenders: Contenders, threads: int
+    contenders: Contenders, threads: int, pythons: Mapping[str, str]
 ) -> Iterator[tuple[list[Process], dict[str, str]]]:
-    """The contenders' processes, and for those that cannot take part the reason."""
+    """The contenders' processes, and for those that cannot take part the reason.
+
+    `pythons`: the interpreter of each contender that does not run in this one.
+    """
     started, absent = [], {}
     with ExitStack() as stack:
         for name, entry in contenders.items():
             try:
-                process = Process(name, entry, threads)
+                process = Process(name, entry, threads, pythons.get(name, sys.executable))
             except ContenderError as error:
                 absent[name] = str(error)
             else:

@@ -16,6 +16,11 @@ class Torch(PipelineContender, TorchFused):
     """Clipping by clip_grad_norm_, averaging and zeroing by one foreach call each; for bfloat16 in
     and out, masters whose gradients are converted and which are copied back by one each."""
 
+    @property
+    def bound(self) -> float:
+        """clip_grad_norm_ sums in float32: on 64M elements it scales by 0.03 % too much."""
+        return max(super().bound, 1e-3)
+
     def allocate(self, parameters: list[Array]) -> None:
         super().allocate(parameters)
         if self.task.pipeline.around:

@@ -1,0 +1,1 @@
+"""Instructions executed, counted and held to a baseline: ``python -m benchmarks.instructions``."""
