@@ -210,7 +210,7 @@ class Optimizer(Membership, Masters, Extras, StoredStates):
         lr = self._groups[0].values["lr"]
         clip_norm, limit = clips(self._clip_norm, self._clip_value, step)
         if type(grad_scale) is not float or grad_scale != 1.0:
-            grad_scale = _check.positive("grad_scale", grad_scale)
+            grad_scale = _check.divisor("grad_scale", grad_scale)
         self._prepare_extras(step)
         threads = self._threads or config.get_num_threads()
         gradients = self._leaves.bind(self._flatten(grads) if flat is None else flat)
