@@ -48,7 +48,7 @@ class SGD(Optimizer):
         Setting it to None drops them.
     ema_warmup : bool, default False
         Let the decay at the 0-based step t be at most ``(1 + t) / (10 + t)``, so that the averages
-        soon forget the start.
+        soon forget the start. Needs `ema_decay`.
     zero_grads : bool, default False
         Zero the gradients in the pass that reads them, also in a step that is skipped. They must
         then be writable NumPy arrays that share no memory with themselves or each other.

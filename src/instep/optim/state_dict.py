@@ -133,6 +133,7 @@ def load(opt: Optimizer, state: Mapping[str, Any], strict: bool) -> LoadReport:
         restoration.apply()
         for group, (values, checked) in zip(opt._groups, groups, strict=True):
             group.replace(values, checked)
+        opt.ema_warmup = False  # which goes with any ema_decay
         for name, value in options.items():
             setattr(opt, name, value)
         for i, leaf in enumerate(opt._leaves.all):
@@ -206,7 +207,9 @@ def _checked_groups(opt: Optimizer, saved: list[Options]) -> list[tuple[dict[str
 
 
 def _checked_options(opt: Optimizer, saved: Options) -> dict[str, Any]:
-    return {name: getattr(type(opt), name).checked(saved[name]) for name in _OPTIONS}
+    options = {name: getattr(type(opt), name).checked(saved[name]) for name in _OPTIONS}
+    averages.check_warmup(options["ema_warmup"], options["ema_decay"])
+    return options
 
 
 def _names(
