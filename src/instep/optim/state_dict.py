@@ -93,8 +93,12 @@ def _fixed(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-def load(opt: Optimizer, state: Mapping[str, Any], strict: bool) -> LoadReport:
-    """Check everything, then replace: a failed load changes nothing."""
+def load(
+    opt: Optimizer, state: Mapping[str, Any], strict: bool, publishing: bool = True
+) -> LoadReport:
+    """Check everything, then replace: a failed load changes nothing.
+
+    `publishing`: write masters to the user's arrays too."""
     with opt._changing("load_state_dict()"):
         steps = _check_header(opt, state)
         restoration = _restoration(opt, state["param_groups"], state["options"])
@@ -125,7 +129,7 @@ def load(opt: Optimizer, state: Mapping[str, Any], strict: bool) -> LoadReport:
         loading.check(opt._leaves.written())
 
         loading.write()
-        for leaf in masters:
+        for leaf in masters if publishing else ():
             publish(leaf)
         for average, leaf in anew:
             average[...] = leaf.parameter
