@@ -79,8 +79,9 @@ class SGD(Optimizer):
         without bias. Factories are asked for all of these arrays. Fixed from now on; see
         `decoded_state` and `load_state_dict`.
     seed : int, default 0
-        Of the random bits that states are rounded by, at least 0 and below 2**64. The same seed
-        gives the same run, bit for bit.
+        Of the random bits that states, and bfloat16 parameters without a master, are rounded by;
+        at least 0 and below 2**64. The same seed gives the same run, bit for bit. Optimizers with
+        the same seed use the same bits.
 
     References
     ----------
