@@ -118,9 +118,10 @@ ALWAYS_INLINE static float encode_squared(uint8_t *restrict code, const float *r
     const float largest = largest_of(most), factor = 65025 / largest;
     for (size_t i = 0; i < n; ++i) {
         const float z = x[i] * factor, k = (float)(int32_t)sqrtf(z);
-        const float rest = z - k * k, width = k * 0x1p-15f + (k < 1 ? 0 : 0x1p-16f);
+        const float rest = z - k * k, width = k * 0x1p-15f + 0x1p-16f;
         const float r = (float)(int32_t)random_share(word[i], upper);
-        const int32_t rounded = (int32_t)k + (width * r < rest);
+        const int up = k < 1 ? x[i] > 0 : width * r < rest; /* not z > 0: z may underflow */
+        const int32_t rounded = (int32_t)k + up;
         code[i] = (uint8_t)(rounded < 255 ? rounded : 255); /* z may be 65025.004 */
     }
     return scale_of(largest, 65025, 0x1.0203p+112f);

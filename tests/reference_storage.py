@@ -78,8 +78,8 @@ def _signed(x, largest, r):
 def _squared(x, largest, r):
     z = x * (_F(65025) / largest)
     k = np.floor(np.sqrt(z))
-    width = np.where(k < 1, _F(0), k * _F(2.0**-15) + _F(2.0**-16))
-    return np.minimum(k + (width * r.astype(_F) < z - k * k), 255)
+    width = k * _F(2.0**-15) + _F(2.0**-16)
+    return np.minimum(k + np.where(k < 1, x > 0, width * r.astype(_F) < z - k * k), 255)
 
 
 @np.errstate(all="ignore")

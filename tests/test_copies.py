@@ -105,6 +105,30 @@ def test_a_shallow_copy_shares_the_parameters_alone():
     assert opt.state["param"]["momentum_buffer"].tolist() == [1, 1]
 
 
+def test_a_shallow_copy_has_gradient_buffers_of_its_own():
+    opt = instep.SGD(param := np.zeros(2), lr=1.0)
+    opt.grads[...] = 1
+    other = copy.copy(opt)
+    opt.grads[...] = 4
+    other.step()
+    assert param.tolist() == [-1, -1] and opt.grads.tolist() == [4, 4]
+
+
+@pytest.mark.parametrize("way", [copy.copy, *COPIES.values()], ids=["copy", *COPIES])
+def test_what_was_written_into_a_low_precision_parameter_stays(way):
+    """A copy changes nothing in the original, and `refresh_master` takes it over in both."""
+    opt = instep.SGD(param := np.ones(2, np.float16), lr=1.0)
+    opt.step(np.full(2, 2.0**-13))
+    param[0] = 5
+    other = way(opt)
+    copied = other.param_groups[0]["params"]
+    assert param.tolist() == copied.tolist() == [5, 1]
+    assert other.master.tolist() == opt.master.tolist() == [1 - 2.0**-13] * 2
+    for one in (opt, other):
+        one.refresh_master()
+        assert one.master.tolist() == [5, 1 - 2.0**-13]
+
+
 class Noted(instep.SGD):
     """A user's class with an attribute and a constructor of its own."""
 

@@ -164,6 +164,32 @@ def test_bad_options(options, kind, text):
         instep.Adam(np.ones(2), **options)
 
 
+def test_warmup_needs_a_decay_at_any_time():
+    w, opt = make(ema_decay=None)
+    message = "ema_warmup=True needs ema_decay.*set ema_decay, or ema_warmup=False first"
+    with pytest.raises(ValueError, match=message):
+        opt.ema_warmup = True
+    plain = opt.state_dict()
+    opt.ema_decay, opt.ema_warmup = 0.5, True
+    warm = opt.state_dict()
+    one_step(opt)
+    kept, before = opt.ema, everything(opt, w)
+    with pytest.raises(ValueError, match=message):
+        opt.ema_decay = None
+    broken = {**warm, "options": {**warm["options"], "ema_decay": None}}
+    with pytest.raises(ValueError, match=message):
+        opt.load_state_dict(broken, strict=False)
+    assert everything(opt, w) == before and opt.ema is kept
+    assert (opt.ema_decay, opt.ema_warmup) == (0.5, True)
+    opt.load_state_dict(plain)
+    assert (opt.ema_decay, opt.ema_warmup, opt.ema) == (None, False, None)
+    opt.load_state_dict(warm)
+    assert (opt.ema_decay, opt.ema_warmup) == (0.5, True)
+    opt.ema_warmup = False
+    opt.ema_decay = None
+    assert opt.ema is None
+
+
 def test_a_bad_value_changes_nothing():
     w, opt = make()
     kept = opt.ema

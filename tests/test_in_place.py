@@ -134,6 +134,17 @@ def test_averages_are_float32_and_survive_a_swap(rng):
     assert bits(param) == bits(before) and bits(opt.ema) == bits(average)
 
 
+def test_what_float32_holds_is_usable():
+    """Gradients that bfloat16 would round to infinity, since the rule computes in float32."""
+    grad = np.full(4, 3.4e38, np.float32)
+    for param in (np.ones(4, np.float32), np.ones(4, BFLOAT16)):
+        opt = instep.SGD(param, lr=2.0**-127, nonfinite="skip", master=False)
+        report = opt.step(grad)
+        assert report.applied and report.nonfinite == 0
+        assert (np.abs(param.astype(np.float32) + 1) < 0.01).all()
+    assert not opt.step(grad.astype(np.float64) * 2).applied
+
+
 def test_buffers_and_states_are_float32():
     opt = instep.Adam({"a": np.ones(3, BFLOAT16), "b": np.ones(3)}, master=False)
     assert opt.grads["a"].dtype == np.float32 and opt.grads["b"].dtype == np.float64

@@ -139,6 +139,19 @@ def test_refused_integers_beyond_float64(name):
         cls(param).step(np.ones(2), grad_scale=10**400)
 
 
+@pytest.mark.parametrize("scale", [5e-324, 1e-310, 5.5e-309, -1e-310, 0.0])
+@pytest.mark.parametrize("options", [{}, {"clip_norm": 1.0}, {"nonfinite": "skip", "stats": True}])
+def test_refused_divisors(scale, options):
+    """1 / grad_scale would be infinite, and 0 times it NaN."""
+    opt = instep.SGD(param := np.ones(2), lr=1.0, ema_decay=0.5, zero_grads=True, **options)
+    grad = np.array([0.0, 1.0])
+    with pytest.raises(ValueError, match=rf"^grad_scale .*{scale!r}"):
+        opt.step(grad, grad_scale=scale)
+    assert param.tolist() == [1, 1] and grad.tolist() == [0, 1] and opt.steps == 0
+    opt.step(grad * 1e-308, grad_scale=1e-308)
+    assert param[0] == 1 and abs(param[1]) < 1e-15
+
+
 @pytest.mark.parametrize("name", [*RANGES, "maximize", "grad_scale"])
 def test_refused_arrays(name):
     """An array is no number, also where it is compared with the number before."""

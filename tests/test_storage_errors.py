@@ -97,6 +97,20 @@ MISFITS = {
     ),
     "below": (lambda e: e["exp_avg_scale"].fill(-1), ValueError, "scales below 0"),
     "axes": (lambda e: e.update(axes=(0, 0)), ValueError, "name 2 axes once each, got"),
+    "axis": (lambda e: e.update(axes=1), ValueError, r"'axes'\] must name 2 axes.*got 1"),
+    "no axes": (lambda e: e.update(axes=None), ValueError, "'axes'.*got None"),
+    "names": (lambda e: e.update(axes=("a", 0)), ValueError, "'axes'.*got"),
+    "ragged": (lambda e: e.update(axes=((0,), 1)), ValueError, "'axes'.*got"),
+    "codes as floats": (
+        lambda e: e.update(exp_avg=e["exp_avg"].astype(np.float32)),
+        TypeError,
+        r"exp_avg'\] is float32 with 'exp_avg_scale' beside it, which only int8 has",
+    ),
+    "codes as bits": (
+        lambda e: e.update(exp_avg_sq=e["exp_avg_sq"].astype(np.uint16)),
+        TypeError,
+        r"exp_avg_sq'\] is uint16 with 'exp_avg_sq_scale' beside it, which only uint8 has",
+    ),
 }
 
 

@@ -6,9 +6,10 @@ All tests of chance look at a normal number z and allow |z| < 7: a false alarm h
 import numpy as np
 import pytest
 import reference_storage as twin
-from storage_common import ROUNDED, codes_of, rounded_once
+from storage_common import ROUNDED, assert_same_codes, codes_of, rounded_once
 
 import instep
+from instep import _core
 
 N = 1 << 18
 MOST = 7.0
@@ -176,6 +177,20 @@ def test_a_second_moment_above_zero_never_becomes_zero():
     codes, _ = codes_of(opt, "param", "exp_avg_sq")
     np.testing.assert_array_equal(codes == 0, x == 0)
     assert set(np.unique(codes)) == {0, 1, 255}
+
+
+@pytest.mark.parametrize("largest, least", [(1e10, 1e-17), (1e18, 1e-22), (1e18, 1e-15)])
+def test_nor_where_the_share_of_the_largest_underflows(largest, least, isa):
+    x = np.full(300, least, np.float32)
+    x[::3] = 0.0
+    x[1::64] = largest
+    codes, scales = codes_of(rounded_once(x, "8bit"), "param", "exp_avg_sq")
+    r = twin.random_bits(0, 0, 0, 300, 1)
+    assert_same_codes((codes, scales), twin.encode("exp_avg_sq", x * x, "8bit", r))
+    np.testing.assert_array_equal(codes == 0, x == 0)
+    nearest = np.empty(300, np.uint8)
+    _core.encode_state(x * x, nearest, np.empty(3, np.float32))
+    np.testing.assert_array_equal(nearest, codes)
 
 
 @pytest.mark.parametrize("state_dtype", ROUNDED)

@@ -53,6 +53,17 @@ def positive(name: str, value: object) -> float:
     return number
 
 
+def divisor(name: str, value: object) -> float:
+    """A positive number with a finite inverse."""
+    number = positive(name, value)
+    if math.isinf(1.0 / number):
+        raise ValueError(
+            f"{name} is {value!r}, and 1 / {name} is beyond float64; pass at least 1e-308, and "
+            "multiply the gradients by the rest yourself"
+        )
+    return number
+
+
 def fraction(name: str, value: object) -> float:
     """A number in [0, 1)."""
     number = real(name, value)

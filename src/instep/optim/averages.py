@@ -38,12 +38,30 @@ def now(leaves: Leaves) -> list[tuple[Leaf, Array, Array | None]]:
     ]
 
 
+def check_warmup(warmup: bool, decay: Any) -> None:
+    """Refuse a warmup of nothing."""
+    if warmup and decay is None:
+        raise ValueError(
+            "ema_warmup=True needs ema_decay, which would be None; set ema_decay, or "
+            "ema_warmup=False first"
+        )
+
+
 class AveragingOption(Option):
     """A decay; setting it makes the averages, or drops them."""
 
     def __set__(self, instance: Any, value: Any) -> None:
         value = self.checked(value)
+        check_warmup(instance._ema_warmup, value)
         instance._keep_averages(value is not None)
+        super().__set__(instance, value)
+
+
+class WarmupOption(Option):
+    """A flag that needs a decay."""
+
+    def __set__(self, instance: Any, value: Any) -> None:
+        check_warmup(self.checked(value), instance._ema_decay)
         super().__set__(instance, value)
 
 
@@ -51,7 +69,7 @@ class Averages(Part):
     """What every optimizer offers for moving averages."""
 
     ema_decay = AveragingOption(_check.number_or_schedule(_check.fraction))
-    ema_warmup = Option(_check.flag, optional=False)
+    ema_warmup = WarmupOption(_check.flag, optional=False)
 
     _ema_decay: Any
     _ema_warmup: bool

@@ -3,7 +3,9 @@
 import math
 import threading
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
+
+import numpy as np
 
 from instep import _check, _core, config
 from instep._check import Array
@@ -210,7 +212,7 @@ class Optimizer(Membership, Masters, Extras, StoredStates):
         lr = self._groups[0].values["lr"]
         clip_norm, limit = clips(self._clip_norm, self._clip_value, step)
         if type(grad_scale) is not float or grad_scale != 1.0:
-            grad_scale = _check.positive("grad_scale", grad_scale)
+            grad_scale = _check.divisor("grad_scale", grad_scale)
         self._prepare_extras(step)
         threads = self._threads or config.get_num_threads()
         gradients = self._leaves.bind(self._flatten(grads) if flat is None else flat)
@@ -346,7 +348,16 @@ class Optimizer(Membership, Masters, Extras, StoredStates):
         vars(self).update(rest)
         self._steady = _core.Steady(threading.RLock())
         self._begin(groups)
-        self.load_state_dict(state)
+        load(self, state, strict=True, publishing=False)  # the parameters come as they were
+
+    def __copy__(self) -> Self:
+        """For ``copy.copy``: shares the parameters alone, which both then update. A float16 or
+        bfloat16 one has a master in each, which does not see the steps of the other."""
+        other = type(self).__new__(type(self))
+        other.__setstate__(self.__getstate__())
+        if other._buffers is not None:
+            other._buffers = [np.array(buffer, order="K") for buffer in other._buffers]
+        return other
 
 
 _report = tuple.__new__  # StepReport without the cost of keyword handling

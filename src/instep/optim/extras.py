@@ -20,13 +20,11 @@ class Extras(Averages):
     _stats: bool
 
     def _set_extras(self, ema_decay: Any, ema_warmup: bool, zero_grads: bool, stats: bool) -> None:
-        """`ema_decay` is only checked: averages need leaves."""
+        """No averages yet: they need leaves."""
         self.zero_grads = zero_grads
         self.stats = stats
+        self._ema_decay = type(self).ema_decay.checked(ema_decay)
         self.ema_warmup = ema_warmup
-        type(self).ema_decay.checked(ema_decay)
-        if self._ema_warmup and ema_decay is None:
-            raise ValueError("ema_warmup=True needs ema_decay, which is None")
 
     def _prepare_extras(self, step: int) -> None:
         """Tell the core what else to do in the 0-based step."""

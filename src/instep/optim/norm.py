@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 
 from instep import _check
-from instep._check import Array
 from instep.optim.leaves import Leaves
 
 # Squares of float64 gradients leave float64's range beyond about 1e154 and below about 1e-162.
@@ -41,12 +40,12 @@ def gradient_norm(leaves: Leaves, gradients: Sequence[Any], threads: int) -> tup
 
 
 def count_nonfinite(
-    gradients: Sequence[Any], parameters: Sequence[Array] | None = None, scale: float = 1.0
+    gradients: Sequence[Any], computed_in: Sequence[Any] | None = None, scale: float = 1.0
 ) -> list[int]:
     """Elements of each gradient that are NaN or infinite.
 
-    With `parameters`, after scaling and rounding to the parameter's dtype. Only called when
-    there is something to find.
+    With `computed_in`, after scaling and rounding to the dtype in which each parameter's rule
+    computes. Only called when there is something to find.
     """
     counts = []
     with np.errstate(all="ignore"):
@@ -54,10 +53,10 @@ def count_nonfinite(
             if gradient is None:
                 counts.append(0)
                 continue
-            if parameters is not None or gradient.dtype.itemsize > 8:
+            if computed_in is not None or gradient.dtype.itemsize > 8:
                 gradient = gradient.astype(np.float64) * scale  # long double is read as float64
-            if parameters is not None:
-                gradient = gradient.astype(parameters[i].dtype)
+            if computed_in is not None:
+                gradient = gradient.astype(computed_in[i])
             counts.append(int(gradient.size - np.count_nonzero(np.isfinite(gradient))))
     return counts
 
@@ -72,7 +71,7 @@ def count_unusable(
         return count_nonfinite(gradients)
     if largest <= _LARGEST_FLOAT32:
         return []
-    return count_nonfinite(gradients, [leaf.parameter for leaf in leaves.all], scale)
+    return count_nonfinite(gradients, [leaf.dtype for leaf in leaves.all], scale)
 
 
 def unusable(leaves: Leaves, counts: Sequence[int]) -> FloatingPointError:

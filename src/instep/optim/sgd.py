@@ -48,7 +48,7 @@ class SGD(Optimizer):
         Setting it to None drops them.
     ema_warmup : bool, default False
         Let the decay at the 0-based step t be at most ``(1 + t) / (10 + t)``, so that the averages
-        soon forget the start.
+        soon forget the start. Needs `ema_decay`.
     zero_grads : bool, default False
         Zero the gradients in the pass that reads them, also in a step that is skipped. They must
         then be writable NumPy arrays that share no memory with themselves or each other.
@@ -79,8 +79,9 @@ class SGD(Optimizer):
         without bias. Factories are asked for all of these arrays. Fixed from now on; see
         `decoded_state` and `load_state_dict`.
     seed : int, default 0
-        Of the random bits that states are rounded by, at least 0 and below 2**64. The same seed
-        gives the same run, bit for bit.
+        Of the random bits that states, and bfloat16 parameters without a master, are rounded by;
+        at least 0 and below 2**64. The same seed gives the same run, bit for bit. Optimizers with
+        the same seed use the same bits.
 
     References
     ----------

@@ -93,8 +93,12 @@ def _fixed(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-def load(opt: Optimizer, state: Mapping[str, Any], strict: bool) -> LoadReport:
-    """Check everything, then replace: a failed load changes nothing."""
+def load(
+    opt: Optimizer, state: Mapping[str, Any], strict: bool, publishing: bool = True
+) -> LoadReport:
+    """Check everything, then replace: a failed load changes nothing.
+
+    `publishing`: write masters to the user's arrays too."""
     with opt._changing("load_state_dict()"):
         steps = _check_header(opt, state)
         restoration = _restoration(opt, state["param_groups"], state["options"])
@@ -125,7 +129,7 @@ def load(opt: Optimizer, state: Mapping[str, Any], strict: bool) -> LoadReport:
         loading.check(opt._leaves.written())
 
         loading.write()
-        for leaf in masters:
+        for leaf in masters if publishing else ():
             publish(leaf)
         for average, leaf in anew:
             average[...] = leaf.parameter
@@ -133,6 +137,7 @@ def load(opt: Optimizer, state: Mapping[str, Any], strict: bool) -> LoadReport:
         restoration.apply()
         for group, (values, checked) in zip(opt._groups, groups, strict=True):
             group.replace(values, checked)
+        opt.ema_warmup = False  # which goes with any ema_decay
         for name, value in options.items():
             setattr(opt, name, value)
         for i, leaf in enumerate(opt._leaves.all):
@@ -206,7 +211,9 @@ def _checked_groups(opt: Optimizer, saved: list[Options]) -> list[tuple[dict[str
 
 
 def _checked_options(opt: Optimizer, saved: Options) -> dict[str, Any]:
-    return {name: getattr(type(opt), name).checked(saved[name]) for name in _OPTIONS}
+    options = {name: getattr(type(opt), name).checked(saved[name]) for name in _OPTIONS}
+    averages.check_warmup(options["ema_warmup"], options["ema_decay"])
+    return options
 
 
 def _names(

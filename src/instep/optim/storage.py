@@ -180,6 +180,11 @@ def _checked(
     if _check.is_bfloat16(array.dtype):
         array = array.view(_BITS)
     in_blocks = array.dtype.kind != "f" and array.dtype != _BITS
+    if not in_blocks and scale_name(name) in entry:
+        raise TypeError(
+            f"{where}[{name!r}] is {array.dtype} with {scale_name(name)!r} beside it, which only "
+            f"{_code_dtype(name)} has: give the codes their dtype back, or leave the scales out"
+        )
     if in_blocks and (array.dtype != _code_dtype(name) or scale_name(name) not in entry):
         raise TypeError(
             f"{where}[{name!r}] must be floating-point, or {_code_dtype(name)} with "
@@ -193,10 +198,15 @@ def _checked(
     if not in_blocks:
         return array, None, axes
     scales = _checked_scales(f"{where}[{scale_name(name)!r}]", entry[scale_name(name)], array.size)
-    axes = list(entry.get("axes", axes))
-    if sorted(axes) != list(range(array.ndim)):
-        raise ValueError(f"{where}['axes'] must name {array.ndim} axes once each, got {axes}")
-    return array, scales, axes
+    return array, scales, _checked_axes(f"{where}['axes']", entry.get("axes", axes), array.ndim)
+
+
+def _checked_axes(where: str, value: Any, ndim: int) -> list[int]:
+    axes = value.tolist() if isinstance(value, np.ndarray) else value
+    listed = isinstance(axes, list | tuple) and len(axes) == ndim
+    if not listed or any(axis not in axes for axis in range(ndim)):
+        raise ValueError(f"{where} must name {ndim} axes once each, got {value!r:.60}")
+    return [int(axis) for axis in axes]
 
 
 def _checked_scales(where: str, value: Any, size: int) -> Array:
