@@ -84,6 +84,14 @@ int instep_plan_set_parameter(instep_plan *plan, int index, const instep_array *
     return 0;
 }
 
+/* Are all states bfloat16, rounded by the bits that kept.h gives them? */
+static uint8_t is_kept_by_rule(const instep_leaf *leaf)
+{
+    int fits = leaf->bits == 32 && leaf->states > 0 && leaf->nearest == (leaf->states > 2 ? 4 : 0);
+    for (int k = 0; k < leaf->states; ++k) fits &= leaf->state[k].dtype == INSTEP_BFLOAT16;
+    return (uint8_t)fits;
+}
+
 void instep_plan_set_rule(instep_plan *plan, int index, int rule, const instep_array *states)
 {
     static const uint8_t counts[INSTEP_RULES] = {
@@ -104,6 +112,7 @@ void instep_plan_set_rule(instep_plan *plan, int index, int rule, const instep_a
         if (instep_rounds_to_nearest(rule, k)) leaf->nearest |= (uint8_t)(1 << k);
         else leaf->words |= (uint8_t)(1 << k / 2);
     }
+    leaf->in_rule = is_kept_by_rule(leaf);
 }
 
 void instep_plan_set_scales(instep_plan *plan, int index, float *const *scales)

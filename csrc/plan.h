@@ -20,6 +20,7 @@ typedef struct {
     int16_t rule;
     uint8_t ndim, states, bits, active, averaged, copied;
     uint8_t blocked;        /* has states in 8 bits */
+    uint8_t in_rule;        /* all states are bfloat16, as kept.h has them */
     uint8_t words, nearest; /* bits: words of random bits drawn, states rounded to the nearest */
     uint8_t clear;          /* the last gradient is known to be clear of what the plan writes */
 } instep_leaf;

@@ -32,17 +32,31 @@ static inline random_key random_key_of(const instep_step_options *options, uint3
     return (random_key){(uint32_t)z, (uint32_t)(z >> 32)};
 }
 
-/* word[i] = 32 random bits of element start + i: a Weyl sequence from one half of the key, mixed by
- * one multiplication after the other half. docs/math.md says how random that is. The multiplier is
- * from Chris Wellons' hash-prospector (public domain). */
+static const uint32_t GOLDEN = UINT32_C(0x9e3779b9); /* 2^32 / 1.618... */
+
+/* The key of a piece as it is for elements from `start` on. */
+static inline random_key random_key_at(random_key key, size_t start)
+{
+    key.first += (uint32_t)(start % INSTEP_PIECE) * GOLDEN;
+    return key;
+}
+
+/* 32 random bits of an element, whose key becomes that of the next one: a Weyl sequence from one
+ * half of the key, mixed by one multiplication after the other half. docs/math.md says how random
+ * that is. The multiplier is from Chris Wellons' hash-prospector (public domain). */
+static inline uint32_t random_next(random_key *key)
+{
+    const uint32_t place = key->first;
+    const uint32_t x = (place ^ place >> 15 ^ key->second) * UINT32_C(0x735a2d97);
+    key->first += GOLDEN;
+    return x ^ x >> 16;
+}
+
+/* word[i] = the random bits of element start + i. */
 static void draw(uint32_t *restrict word, random_key key, size_t start, size_t n)
 {
-    const uint32_t golden = UINT32_C(0x9e3779b9); /* 2^32 / 1.618... */
-    uint32_t place = (uint32_t)(start % INSTEP_PIECE) * golden + key.first;
-    for (size_t i = 0; i < n; ++i, place += golden) {
-        const uint32_t x = (place ^ place >> 15 ^ key.second) * UINT32_C(0x735a2d97);
-        word[i] = x ^ x >> 16;
-    }
+    key = random_key_at(key, start);
+    for (size_t i = 0; i < n; ++i) word[i] = random_next(&key);
 }
 
 /* The 16 bits of a stream; `upper` must be a constant for the loop to have no branch. */

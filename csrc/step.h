@@ -5,13 +5,6 @@
  * tile by tile. Dense arrays of the compute type are used where they lie, and when all are, the
  * piece is one tile. What an element becomes does not depend on where a tile begins, so tiles of a
  * dense parameter begin at cache lines: vectors that straddle two lines cost half as much again. */
-static const struct {
-    void (*run)(size_t n, REAL *p, const REAL *g, REAL *const *state, const void *coefficients);
-} FN(rules)[INSTEP_RULES] = {
-#define RULE(rule, family, count, states) {FN(rule)},
-#include "kernels.def"
-};
-
 /* A scale that REAL cannot hold to full precision (float32 only). */
 static inline int FN(is_extreme)(double scale)
 {
@@ -50,23 +43,26 @@ static void FN(update)(const instep_leaf *leaf, size_t start, size_t n, const do
     if (scaled) FN(load_scaled)(buffer[0], &leaf->gradient, start, n, row[0]);
     else g = FN(borrow)(&leaf->gradient, start, n, buffer[0]);
     REAL *p = FN(borrow)(&leaf->parameter, start, n, buffer[1]);
-    for (int k = 0; k < leaf->states; ++k)
-        state[k] = FN(open_state)(leaf, k, start, n, buffer[2 + k]);
+    if (!by->in_rule)
+        for (int k = 0; k < leaf->states; ++k)
+            state[k] = FN(open_state)(leaf, k, start, n, buffer[2 + k]);
     if (lanes != NULL) {
         FN(measure_gradient)(lanes, leaf, start, n, g, scaled, options->measured_scale,
                              coefficients);
         memcpy(before, p, n * sizeof *p);
     }
-    FN(rules)[leaf->rule].run(n, p, g, state, coefficients);
-    if (leaf->words != 0) draw_words(by, leaf, start, n);
+    if (by->in_rule) FN(run_on_codes)(leaf, start, n, p, g, coefficients, by);
+    else FN(rules)[leaf->rule](n, p, g, state, (random_key){0, 0}, coefficients);
+    draw_words(by, leaf, start, n);
     FN(round_parameter)(leaf, p, n, by);
     if (lanes != NULL) FN(measure_parameter)(lanes, p, before, n);
     if (leaf->averaged) FN(average)(leaf, start, n, p, options->average_weight);
     if (leaf->copied) FN(store)(p, &leaf->copy, start, n);
     if (options->zero_gradients) FN(zero)(&leaf->gradient, start, n);
     FN(give_back)(&leaf->parameter, start, n, p, buffer[1]);
-    for (int k = 0; k < leaf->states; ++k)
-        FN(close_state)(leaf, k, start, n, state[k], buffer[2 + k], by);
+    if (!by->in_rule)
+        for (int k = 0; k < leaf->states; ++k)
+            FN(close_state)(leaf, k, start, n, state[k], buffer[2 + k], by);
 }
 
 static void FN(step)(const instep_leaf *leaf, size_t start, size_t count, const double *row,
@@ -80,10 +76,11 @@ static void FN(step)(const instep_leaf *leaf, size_t start, size_t count, const 
     const int scaled = wide || FN(is_extreme)(row[0]), measure = options->measure;
     const size_t end = start + count;
     const size_t head = count > INSTEP_TILE && !measure ? FN(head)(leaf, start) : 0;
+    by.in_rule = leaf->in_rule && FN(only_scales)(row);
     int whole = leaf->gradient.dense && !scaled && leaf->parameter.dense && given == REAL_DTYPE;
     whole &= leaf->parameter.dtype == REAL_DTYPE;
     for (int k = 0; k < leaf->states; ++k)
-        whole &= leaf->state[k].dense && leaf->state[k].dtype == REAL_DTYPE;
+        whole &= by.in_rule || (leaf->state[k].dense && leaf->state[k].dtype == REAL_DTYPE);
     whole &= !(leaf->averaged || leaf->copied || options->zero_gradients || measure);
     const size_t tile = whole || count < INSTEP_TILE ? count : INSTEP_TILE;
 

@@ -36,8 +36,7 @@ static inline float float_of(uint32_t bits)
 /* The bits of `value` rounded to a bfloat16, in their upper half. Finite numbers stay finite. */
 static inline uint32_t rounded_bfloat(float value, uint32_t r)
 {
-    const uint32_t bits = bits_of(value), size = bits & UINT32_C(0x7fffffff);
-    return bits + (size < UINT32_C(0x7f7f0000) ? r : 0);
+    return bits_of(value) + (fabsf(value) < 0x1.fep+127f ? r : 0);
 }
 
 ALWAYS_INLINE static void encode_bfloats(uint16_t *restrict code, const float *restrict x,
@@ -226,6 +225,7 @@ static inline float *scales_from(const instep_leaf *leaf, int k, size_t start)
 
 /* What a tile needs to round by; filled for the words that leaf->words names. */
 typedef struct {
+    int in_rule; /* the rule itself decodes, draws the first word, and rounds: kept.h */
     random_key key[2];
     _Alignas(64) uint32_t word[2][INSTEP_TILE];
     uint32_t nearest[INSTEP_TILE];
@@ -242,7 +242,7 @@ static void prepare_rounding(rounding *by, const instep_leaf *leaf, size_t start
 
 static void draw_words(rounding *by, const instep_leaf *leaf, size_t start, size_t n)
 {
-    for (int k = 0; k < 2; ++k)
+    for (int k = by->in_rule; k < 2; ++k)
         if (leaf->words >> k & 1) draw(by->word[k], by->key[k], start, n);
 }
 

@@ -12,3 +12,9 @@ static inline REAL FN(prepare)(REAL g, REAL p, REAL scale, REAL limit, REAL l2)
     /* A zero coefficient switches the term off: 0 * inf must not turn into NaN. */
     return l2 != 0 ? g + l2 * p : g;
 }
+
+/* Does it only scale, with these coefficients of any rule? */
+static inline int FN(only_scales)(const double *coefficients)
+{
+    return coefficients[1] == INFINITY && coefficients[2] == 0;
+}
