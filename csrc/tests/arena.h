@@ -14,7 +14,10 @@
 #include <string.h>
 
 #ifdef _WIN32
+#define SIZE windows_size /* names that the tests use */
 #include <windows.h>
+#undef SIZE
+#undef near
 #else
 #include <sys/mman.h>
 #include <unistd.h>
