@@ -1,6 +1,7 @@
 """The only compiler flags of the project; everything else is in pyproject.toml."""
 
 import os
+import shutil
 import sysconfig
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
@@ -18,29 +19,34 @@ DEPENDS += ["csrc/kernels.def", "setup.py", *map(str, Path("src").rglob("*.pxi")
 SANITIZE = os.environ.get("INSTEP_SANITIZE")  # e.g. "address,undefined"
 ABI3 = os.environ.get("INSTEP_ABI3", "1") == "1" and not sysconfig.get_config_var("Py_GIL_DISABLED")
 
-# Equal bits everywhere: no contraction to FMA (clang-cl needs it spelled /clang:), no fast-math.
-# -fno-math-errno and -fno-trapping-math change no value; without them GCC vectorizes neither
-# sqrt nor selects.
+# Equal bits everywhere: no contraction to FMA, no fast-math. -fno-math-errno and
+# -fno-trapping-math change no value; without them GCC vectorizes neither sqrt nor selects.
 UNIX = "-O3 -std=gnu11 -ffp-contract=off -fno-math-errno -fno-trapping-math -fvisibility=hidden"
 DEBUG = f"-O1 -g -fno-omit-frame-pointer -fsanitize={SANITIZE}" if SANITIZE else "-g0"
-FLAGS = {
-    "unix": f"{UNIX} -pthread {DEBUG}".split(),
-    "msvc": "/O2 /std:c11 /fp:precise /clang:-ffp-contract=off".split(),
-}
+FLAGS = {"unix": f"{UNIX} -pthread {DEBUG}".split(), "msvc": f"{UNIX} -g0".split()}
 # Flags of each instruction set, given to csrc/isa/<name>.c alone. 512-bit vectors are measured in
 # docs/architecture.md.
 ISA = {
-    "baseline": {"unix": [], "msvc": []},
-    "avx2": {"unix": ["-march=x86-64-v3"], "msvc": ["/arch:AVX2"]},
-    "avx512": {
-        "unix": ["-march=x86-64-v4", "-mprefer-vector-width=512"],
-        "msvc": ["/arch:AVX512"],
-    },
+    "baseline": [],
+    "avx2": ["-march=x86-64-v3"],
+    "avx512": ["-march=x86-64-v4", "-mprefer-vector-width=512"],
 }
+
+
+def as_clang_cl(flags: list[str]) -> list[str]:
+    return [f"/clang:{flag}" for flag in flags]
 
 
 class BuildExt(build_ext):
     """Compiles each csrc/isa stub with its own flags and links the objects in."""
+
+    def use_clang_cl(self) -> None:
+        """Take clang-cl, which knows the flags above and C11's atomics, instead of cl."""
+        compiler = shutil.which(os.environ.get("CC", "clang-cl"))
+        if compiler is None:
+            raise SystemExit("instep is built with clang-cl on Windows: install LLVM, or set CC")
+        self.compiler.initialize(self.plat_name)
+        self.compiler.cc = compiler
 
     def accepts(self, flags: list[str]) -> bool:
         with tempfile.TemporaryDirectory() as folder:
@@ -55,20 +61,26 @@ class BuildExt(build_ext):
         target = self.get_ext_fullpath(ext.name)
         if self.force or newer_group(ext.sources + ext.depends, target, "newer"):
             kind = "msvc" if self.compiler.compiler_type == "msvc" else "unix"
-            isas = [name for name in ISA if not ISA[name][kind] or self.accepts(ISA[name][kind])]
+            flags, levels = FLAGS[kind], ISA
+            if kind == "msvc":
+                self.use_clang_cl()
+                machine = "aarch64" if self.plat_name.endswith("arm64") else "x86_64"
+                flags = [f"--target={machine}-pc-windows-msvc", *as_clang_cl(flags)]
+                levels = {name: as_clang_cl(level) for name, level in ISA.items()}
+            isas = [name for name in levels if self.accepts(flags + levels[name])]
 
             def compile_stub(isa: str) -> list[str]:
                 return self.compiler.compile(
                     [f"csrc/isa/{isa}.c"],
                     output_dir=self.build_temp,
                     include_dirs=["csrc", "csrc/include"],
-                    extra_postargs=FLAGS[kind] + ISA[isa][kind],
+                    extra_postargs=flags + levels[isa],
                 )
 
             with ThreadPoolExecutor() as pool:
                 ext.extra_objects = [o for objects in pool.map(compile_stub, isas) for o in objects]
             ext.define_macros += [(f"INSTEP_HAVE_{isa.upper()}", "1") for isa in isas]
-            ext.extra_compile_args = FLAGS[kind]
+            ext.extra_compile_args = flags
             ext.extra_link_args = [f"-fsanitize={SANITIZE}"] if SANITIZE else []
             ext.extra_link_args += ["-pthread"] if kind == "unix" else []
         super().build_extension(ext)

@@ -12,8 +12,16 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+#ifdef _WIN32
+#define SIZE windows_size /* names that the tests use */
+#include <windows.h>
+#undef SIZE
+#undef near
+#else
 #include <sys/mman.h>
 #include <unistd.h>
+#endif
 
 #include "instep.h"
 
@@ -61,13 +69,41 @@ static inline const char *name_of(instep_dtype dtype)
     return name[dtype];
 }
 
+#ifdef _WIN32
+static inline size_t page_size(void)
+{
+    SYSTEM_INFO system;
+    GetSystemInfo(&system);
+    return system.dwPageSize;
+}
+
+/* Pages of which only those in the middle may be touched, or NULL. */
+static inline char *guarded(size_t inside, size_t page)
+{
+    DWORD before;
+    char *map = VirtualAlloc(NULL, inside + 2 * page, MEM_RESERVE | MEM_COMMIT, PAGE_NOACCESS);
+    if (map == NULL || inside == 0) return map;
+    return VirtualProtect(map + page, inside, PAGE_READWRITE, &before) ? map : NULL;
+}
+#else
+static inline size_t page_size(void) { return (size_t)sysconf(_SC_PAGESIZE); }
+
+/* Pages of which only those in the middle may be touched, or NULL. */
+static inline char *guarded(size_t inside, size_t page)
+{
+    char *map = mmap(NULL, inside + 2 * page, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (map == MAP_FAILED) return NULL;
+    return mprotect(map + page, inside, PROT_READ | PROT_WRITE) == 0 ? map : NULL;
+}
+#endif
+
 static inline void arena_open(arena *a, size_t bytes)
 {
-    const size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    const size_t page = page_size();
     const size_t inside = (bytes + page - 1) / page * page;
-    char *map = mmap(NULL, inside + 2 * page, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (map == MAP_FAILED || mprotect(map + page, inside, PROT_READ | PROT_WRITE) != 0) {
-        perror("mmap");
+    char *map = guarded(inside, page);
+    if (map == NULL) {
+        fprintf(stderr, "no memory between guard pages\n");
         exit(1);
     }
     a->low = map + page;

@@ -1,10 +1,11 @@
 #!/bin/sh
 # Build the core and its C tests in a temporary directory and run them.
 #
-#   csrc/tests/run.sh [plain|asan|tsan|aarch64]
+#   csrc/tests/run.sh [plain|asan|tsan|aarch64|musl|windows]
 #
-# aarch64: cross-compile, run under qemu, and compare bits with this machine's; exits 77 when it
-# lacks the compiler (CROSS) or the emulator. For every float32 there, which takes hours, run
+# aarch64 (under qemu), musl, windows (under wine, by the clang whose clang-cl builds the wheels):
+# build for another platform, run there, and compare bits with this one's. Exits 77 where the
+# compiler (CROSS) or the emulator is missing. For every float32 there, which takes hours, run
 # test_vmath without `sample`.
 #
 # The flags of the core are those of setup.py. CC and CFLAGS (added last) are honoured.
@@ -27,9 +28,21 @@ assignments = [node for node in tree.body if isinstance(node, ast.Assign)]
 tree.body = [node for node in assignments if ast.unparse(node.targets[0]) in wanted]
 tables = {"os": os}
 exec(compile(tree, "setup.py", "exec"), tables)
-isas = {name: flags["unix"] for name, flags in tables["ISA"].items()}
+isas = tables["ISA"]
 print(*{"unix": tables["FLAGS"]["unix"], "isas": isas, **isas}[sys.argv[1]])
 PYTHON
+}
+
+# Exit 77 unless there are the programs $2..., which are in the packages $1 of Debian.
+needs() {
+    packages=$1
+    shift
+    for program; do
+        command -v "$program" >/dev/null && continue
+        echo "$0: $mode needs $program. On Debian:" >&2
+        echo "    apt-get install $packages" >&2
+        exit 77
+    done
 }
 
 common="$(flags unix) -Icsrc -Icsrc/include -Wall -Wextra -Wpedantic -Wshadow -Wconversion
@@ -39,12 +52,25 @@ case $mode in
 plain) ;;
 aarch64)
     cross=${CROSS:-aarch64-linux-gnu-gcc}
-    qemu=$(command -v qemu-aarch64 || command -v qemu-aarch64-static || true)
-    if ! command -v "$cross" >/dev/null || [ -z "$qemu" ]; then
-        echo "$0: aarch64 needs $cross and qemu-aarch64. On Debian:" >&2
-        echo "    apt-get install gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user" >&2
-        exit 77
-    fi
+    emulator=$(command -v qemu-aarch64 || command -v qemu-aarch64-static || echo qemu-aarch64)
+    needs "gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user" "$cross" "$emulator"
+    cross="$cross -static"
+    there=
+    ;;
+musl)
+    cross=${CROSS:-musl-gcc}
+    emulator=
+    needs musl-tools "$cross"
+    cross="$cross -static"
+    there="plan labels threads pool"
+    ;;
+windows)
+    cross=${CROSS:-clang-19}
+    emulator=$(command -v wine64 || echo /usr/lib/wine/wine64)
+    needs "clang-19 gcc-mingw-w64-x86-64-posix wine64" "$cross" x86_64-w64-mingw32-gcc "$emulator"
+    cross="$cross --target=x86_64-w64-windows-gnu -static -D__USE_MINGW_ANSI_STDIO=1"
+    there="plan labels threads" # no fork for the pool's
+    export WINEPREFIX="$build/wine" WINEDEBUG=-all
     ;;
 asan) common="$common -O1 -g -fno-omit-frame-pointer -fno-sanitize-recover=all
     -fsanitize=address,undefined" ;;
@@ -55,7 +81,7 @@ tsan)
     export TSAN_OPTIONS="die_after_fork=0 halt_on_error=1 ${TSAN_OPTIONS:-}"
     ;;
 *)
-    echo "usage: $0 [plain|asan|tsan|aarch64]" >&2
+    echo "usage: $0 [plain|asan|tsan|aarch64|musl|windows]" >&2
     exit 2
     ;;
 esac
@@ -90,35 +116,58 @@ same_lines() {
     done
 }
 
-# Print the bits that the core in $1 computes on each level of this machine to $build/bits.LEVEL.
+# Print the bits that the core in $build/$1 computes on each level of its CPU to
+# $build/bits.$1.LEVEL.
 print_bits() {
-    $cc $common csrc/tests/print_bits.c "$1"/*.o -lm -o "$build/print_bits"
+    $cc $common csrc/tests/print_bits.c "$build/$1"/*.o -lm -o "$build/print_bits"
     for isa in $isas; do
-        echo "== print_bits ($isa)"
-        "$build/print_bits" "$isa" >"$build/bits.$isa" && continue
-        [ $? = 2 ] || failed="$failed print_bits-$isa"
-        rm "$build/bits.$isa" # this CPU lacks it
+        echo "== print_bits ($1, $isa)"
+        status=0
+        $launch "$build/print_bits" "$isa" >"$build/printed" || status=$?
+        if [ $status = 2 ]; then
+            echo "this CPU lacks $isa"
+            continue
+        fi
+        [ $status = 0 ] || failed="$failed print_bits-$isa"
+        tr -d '\r' <"$build/printed" >"$build/bits.$1.$isa"
+    done
+}
+
+# Print the hash of vmath's results, in the directory of the core $1, to $build/vmath.$1.
+sample_vmath() {
+    echo "== test_vmath sample ($1)"
+    $cc $common csrc/tests/test_vmath.c -lm -o "$build/test_vmath"
+    $launch "$build/test_vmath" sample >"$build/printed" || failed="$failed vmath-$1"
+    tr -d '\r' <"$build/printed" >"$build/vmath.$1"
+}
+
+# Build and run the tests $2... with the core in $build/$1.
+run_tests() {
+    core=$1
+    shift
+    for test; do
+        $cc $common "csrc/tests/test_$test.c" "$build/$core"/*.o -lm -o "$build/test_$test"
+        echo "== test_$test ($mode)"
+        $launch "$build/test_$test" || failed="$failed $test"
     done
 }
 
 failed=
 build_core "$build/core"
 
-if [ "$mode" = aarch64 ]; then
-    print_bits "$build/core"
-    $cc $common csrc/tests/test_vmath.c -lm -o "$build/test_vmath"
-    "$build/test_vmath" sample >"$build/vmath.here" || failed="$failed vmath"
-    cc="$cross -static"
-    build_core "$build/aarch64"
-    $cc $common csrc/tests/print_bits.c "$build/aarch64"/*.o -lm -o "$build/print_bits.aarch64"
-    $cc $common csrc/tests/test_vmath.c -lm -o "$build/test_vmath.aarch64"
-    echo "== print_bits (aarch64)"
-    $qemu "$build/print_bits.aarch64" >"$build/bits.aarch64" || failed="$failed print_bits-aarch64"
-    echo "== test_vmath sample (aarch64)"
-    $qemu "$build/test_vmath.aarch64" sample >"$build/vmath.aarch64" || failed="$failed vmath"
-    cat "$build/bits.aarch64" "$build/vmath.aarch64"
+if [ -n "${cross:-}" ]; then
+    print_bits core
+    sample_vmath core
+    cc=$cross
+    launch=$emulator
+    build_core "$build/$mode"
+    print_bits "$mode"
+    sample_vmath "$mode"
+    cat "$build/vmath.$mode"
+    wc -l "$build/bits.$mode".*
     same_lines bits "$build"/bits.*
     same_lines vmath "$build"/vmath.*
+    run_tests "$mode" $there
     [ -z "$failed" ] || echo "failed:$failed" >&2
     [ -z "$failed" ]
     exit
@@ -126,15 +175,11 @@ fi
 
 tests="core plan extras gradients stored loss classes labels region threads pool"
 [ "$mode" = tsan ] && tests="threads pool" # the others have one thread
-for test in $tests; do
-    $cc $common "csrc/tests/test_$test.c" "$build"/core/*.o -lm -o "$build/test_$test"
-    echo "== test_$test ($mode)"
-    $launch "$build/test_$test" || failed="$failed $test"
-done
+run_tests core $tests
 
 # Arithmetic alone: nothing for a sanitizer to find. All levels must print the same.
 if [ "$mode" = plain ]; then
-    print_bits "$build/core"
+    print_bits core
     same_lines bits "$build"/bits.*
     only= # the errors of one level's results are those of all that have its hash: the fastest first
     fastest_first=
