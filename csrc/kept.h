@@ -21,7 +21,7 @@ static void (*const FN(rules)[INSTEP_RULES])(size_t n, REAL *p, const REAL *g, R
 #if REAL_BITS == 32
 #define KEPT uint16_t
 #define RULED(name) name##_bf16
-#define PREPARE(g, p, scale, limit, l2) ((void)(limit), (void)(l2), (g) * (scale))
+#define PREPARE(g, p, scale, limit, l2, one_loop) ((void)(limit), (void)(l2), (g) * (scale))
 #define DRAW(key) const uint32_t word = random_next(&(key))
 #define GET(state, i) float_of((uint32_t)(state)[i] << 16)
 /* States have the streams of stored.h; a third one is a maximum and goes to the nearest. */

@@ -15,9 +15,9 @@ import numpy as np
 import instep
 from benchmarks.works import LOSSES, RULES, Loss, Shape
 
-SHORT, LONG = 4096, 12_288  # elements; multiples of every block and tile
+SHORT, LONG = 2048, 6144  # elements; multiples of every block and tile
 FEW = 10  # elements, where the call is what counts
-WARM, CALLS = 3, 8  # calls before counting, and counted
+WARM, CALLS = 3, 2  # calls before counting, and counted
 Call = Callable[[], Any]
 
 # Options whose code is another: each once, with AdamW.
@@ -113,6 +113,7 @@ def main(library: str) -> None:
         raise SystemExit("worker.py counts nothing outside of callgrind")
     instep.set_num_threads(1)
     gc.disable()
+    marks.start()
 
     def count(name: str, call: Call) -> None:
         for _ in range(WARM):

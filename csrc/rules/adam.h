@@ -23,7 +23,7 @@ static inline void RULED(adam_body)(size_t n, REAL *restrict p, const REAL *rest
     const REAL step_size = (REAL)c->step_size;
     for (size_t i = 0; i < n; ++i) {
         DRAW(key);
-        const REAL g = PREPARE(gradient[i], p[i], scale, limit, l2);
+        const REAL g = PREPARE(gradient[i], p[i], scale, limit, l2, amsgrad);
         const REAL m = beta1 * GET(exp_avg, i) + one_minus_beta1 * g;
         REAL v = beta2 * GET(exp_avg_sq, i) + one_minus_beta2 * (g * g);
         PUT(exp_avg, 0, i, m);

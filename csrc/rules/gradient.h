@@ -1,11 +1,14 @@
 /* gradient.h: what every rule does to a gradient element before anything else:
  *     g = min(max(gradient_scale * g, -gradient_limit), gradient_limit) + l2 * p
  * gradient_scale holds unscaling, the global-norm clip and the sign of `maximize`;
- * gradient_limit is the value clip (infinite: none). NaN passes both comparisons. */
-static inline REAL FN(prepare)(REAL g, REAL p, REAL scale, REAL limit, REAL l2)
+ * gradient_limit is the value clip (infinite: none). NaN passes both comparisons.
+ *
+ * GCC makes a loop with and a loop without the clip, unless the body is too large for that: it must
+ * be `one_loop` then, or it is not vectorized. */
+static inline REAL FN(prepare)(REAL g, REAL p, REAL scale, REAL limit, REAL l2, int one_loop)
 {
     g *= scale;
-    if (limit < (REAL)INFINITY) { /* the compiler makes a loop with and one without */
+    if (one_loop || limit < (REAL)INFINITY) {
         g = g > limit ? limit : g;
         g = g < -limit ? -limit : g;
     }

@@ -20,7 +20,7 @@ static inline void RULED(rmsprop_body)(size_t n, REAL *restrict p, const REAL *r
     const REAL momentum = (REAL)c->momentum;
     for (size_t i = 0; i < n; ++i) {
         DRAW(key);
-        const REAL g = PREPARE(gradient[i], p[i], scale, limit, l2);
+        const REAL g = PREPARE(gradient[i], p[i], scale, limit, l2, 0);
         REAL variance = alpha * GET(square_avg, i) + one_minus_alpha * (g * g);
         PUT(square_avg, 0, i, variance);
         if (centered) {

@@ -2,7 +2,7 @@
  *
  *     KEPT                             the type of an element of a state
  *     RULED(name)                      the name of a function that exists once for each way
- *     PREPARE(g, p, scale, limit, l2)  see gradient.h
+ *     PREPARE(g, p, ...)               see gradient.h
  *     DRAW(key)                        random bits for what PUT keeps of the next element
  *     GET(state, i)                    element i as REAL
  *     PUT(state, k, i, value)          keep it; the state is the rule's k-th

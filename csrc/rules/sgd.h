@@ -15,7 +15,7 @@ static inline void RULED(sgd_body)(size_t n, REAL *restrict p, const REAL *restr
     const int nesterov = c->nesterov != 0;
     for (size_t i = 0; i < n; ++i) {
         DRAW(key);
-        REAL g = PREPARE(gradient[i], p[i], scale, limit, l2);
+        REAL g = PREPARE(gradient[i], p[i], scale, limit, l2, 0);
         if (with_momentum) {
             const REAL b = momentum * GET(buffer, i) + gain * g;
             PUT(buffer, 0, i, b);
