@@ -1,5 +1,5 @@
 .PHONY: dev test test-isa parity lint format test-c asan tsan test-aarch64 digits pictures bench bench-loss bench-pipeline \
-    verdict range-test quality kills wheel wheel-check clean
+    verdict range-test quality kills instructions wheel wheel-check clean
 
 dev:      ; python -m pip install -e ".[test,demo,lint]"
 test:     ; python -m pytest
@@ -20,6 +20,7 @@ verdict:  ; python -m benchmarks.verdict
 range-test: ; python -m benchmarks.range_test
 quality:  ; python -m benchmarks.quality --output benchmarks/results/quality.txt --picture docs/quality.png
 kills:    ; python tests/checkpoint_kills.py 1000
+instructions: ; python -m benchmarks.instructions
 wheel:    ; python -m build
 wheel-check: ; python3 .ci/wheel_check
 clean:    ; rm -rf build dist src/*.egg-info src/instep/_core.c src/instep/*.so
