@@ -1,5 +1,6 @@
-.PHONY: dev test test-isa parity lint format test-c asan tsan test-aarch64 digits pictures bench bench-loss bench-pipeline \
-    verdict range-test quality kills instructions wheel wheel-check clean
+.PHONY: dev test test-isa parity lint format test-c asan tsan test-aarch64 fuzz fuzz-python asan-python tsan-python \
+    leaks digits pictures bench bench-loss bench-pipeline verdict range-test quality kills instructions wheel \
+    wheel-check clean
 
 dev:      ; python -m pip install -e ".[test,demo,lint]"
 test:     ; python -m pytest
@@ -11,6 +12,11 @@ test-c:   ; bash csrc/tests/run.sh plain
 asan:     ; bash csrc/tests/run.sh asan
 tsan:     ; bash csrc/tests/run.sh tsan
 test-aarch64: ; bash csrc/tests/run.sh aarch64
+fuzz:     ; bash csrc/tests/run.sh fuzz $(or $(SECONDS),300)
+fuzz-python: ; python tests/trainer_machine.py $(or $(SECONDS),300)
+asan-python: ; sh tests/sanitized.sh address
+tsan-python: ; sh tests/sanitized.sh thread
+leaks:    ; python tests/leaks.py
 digits:   ; python examples/digits.py
 pictures: ; python docs/draw.py
 bench:    ; python -m benchmarks

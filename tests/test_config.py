@@ -76,8 +76,16 @@ def test_control_group_quota(files, cpus, tmp_path, monkeypatch):
 
     monkeypatch.setattr(config, "Path", elsewhere)
     assert config._cgroup_cpus() == cpus
-    monkeypatch.setattr(config, "_cgroup_cpus", lambda: 0.5)
-    assert config._usable_cpus() == 1
+
+
+@pytest.mark.parametrize(
+    ("quota", "cpus", "usable"),
+    [(0.5, 4, 1), (2.5, 4, 2), (9.0, 4, 4), (1e9, 4, 4), (float("inf"), 4, 4), (0.0, 1, 1)],
+)
+def test_the_smaller_of_affinity_and_quota(quota, cpus, usable, monkeypatch):
+    monkeypatch.setattr(config, "_cgroup_cpus", lambda: quota)
+    monkeypatch.setattr(config.os, "sched_getaffinity", lambda _: set(range(cpus)), raising=False)
+    assert config._usable_cpus() == usable and type(config._usable_cpus()) is int
 
 
 def test_importing_needs_numpy_alone_and_starts_no_thread():

@@ -1,6 +1,7 @@
 """The same bits on any number of threads; forks; Python threads."""
 
 import os
+import sysconfig
 import threading
 
 import numpy as np
@@ -353,6 +354,15 @@ value = instep.losses.mse(x, y).value
 assert in_child(lambda: instep.losses.mse(x, y).value == value) == 0
 print("fine")
 """)
+
+
+@pytest.mark.skipif(
+    not sysconfig.get_config_var("Py_GIL_DISABLED"), reason="this Python is not free-threaded"
+)
+def test_a_free_threaded_python_stays_so():
+    """The extension says that it needs no global lock; importing it warns of nothing."""
+    done = run_python("import sys, instep; print(sys._is_gil_enabled())")
+    assert done.stdout.strip() == "False", done.stderr
 
 
 # ---- settings --------------------------------------------------------------------------------

@@ -1,7 +1,11 @@
 #!/bin/sh
 # Build the core and its C tests in a temporary directory and run them.
 #
-#   csrc/tests/run.sh [plain|asan|tsan|aarch64|musl|windows]
+#   csrc/tests/run.sh [plain|asan|tsan|aarch64|musl|windows|fuzz [SECONDS]]
+#
+# asan also replays the corpora of the fuzz targets. fuzz, which needs clang: libFuzzer for SECONDS
+# (300) on each target (TARGETS: "plan loss state"), adding what it finds new to the corpora in CORPORA,
+# by default a temporary copy.
 #
 # aarch64 (under qemu), musl, windows (under wine, by the clang whose clang-cl builds the wheels):
 # build for another platform, run there, and compare bits with this one's. Exits 77 where the
@@ -12,6 +16,7 @@
 # shellcheck disable=SC2086  # lists of flags
 set -eu
 mode=${1:-plain}
+seconds=${2:-300}
 cc=${CC:-gcc}
 cd "$(dirname "$0")/../.."
 build=$(mktemp -d)
@@ -74,6 +79,11 @@ windows)
     ;;
 asan) common="$common -O1 -g -fno-omit-frame-pointer -fno-sanitize-recover=all
     -fsanitize=address,undefined" ;;
+fuzz)
+    cc=${CC:-clang-19}
+    common="$common -g -fno-omit-frame-pointer -fno-sanitize-recover=all
+        -fsanitize=address,undefined,fuzzer-no-link"
+    ;;
 tsan)
     common="$common -O1 -g -fno-omit-frame-pointer -fsanitize=thread"
     # Its shadow memory wants a fixed layout; a child of a fork may start threads.
@@ -81,7 +91,7 @@ tsan)
     export TSAN_OPTIONS="die_after_fork=0 halt_on_error=1 ${TSAN_OPTIONS:-}"
     ;;
 *)
-    echo "usage: $0 [plain|asan|tsan|aarch64|musl|windows]" >&2
+    echo "usage: $0 [plain|asan|tsan|aarch64|musl|windows|fuzz [SECONDS]]" >&2
     exit 2
     ;;
 esac
@@ -173,9 +183,38 @@ if [ -n "${cross:-}" ]; then
     exit
 fi
 
+# Cases that the fuzzers found worth keeping; a new finding is kept in the working directory.
+targets=${TARGETS:-plan loss state}
+if [ "$mode" = fuzz ]; then
+    corpora=${CORPORA:-$build/corpora}
+    for target in $targets; do
+        $cc -std=gnu11 -O2 -g -Icsrc/include -DINSTEP_LIBFUZZER -c "csrc/tests/fuzz_$target.c" -o "$build/fuzz_$target.o"
+        $cc -fsanitize=address,undefined,fuzzer "$build/fuzz_$target.o" "$build"/core/*.o -lm \
+            -pthread -o "$build/fuzz_$target"
+        mkdir -p "$corpora/$target"
+        echo "== fuzz_$target ($seconds s)"
+        "$build/fuzz_$target" -max_total_time="$seconds" -max_len=400 -len_control=0 \
+            -timeout=120 -print_final_stats=1 -artifact_prefix="finding-$target-" \
+            "$corpora/$target" "csrc/tests/corpus/$target" 2>"$build/log" ||
+            failed="$failed fuzz_$target"
+        grep -E 'not so|runtime error|ERROR|SUMMARY|^stat::' "$build/log" || true
+    done
+    [ -z "$failed" ] || echo "failed:$failed" >&2
+    [ -z "$failed" ]
+    exit
+fi
+
 tests="core plan extras gradients stored loss classes labels region threads pool"
 [ "$mode" = tsan ] && tests="threads pool" # the others have one thread
 run_tests core $tests
+
+if [ "$mode" = asan ]; then
+    for target in $targets; do
+        $cc $common "csrc/tests/fuzz_$target.c" "$build"/core/*.o -lm -o "$build/fuzz_$target"
+        echo "== fuzz_$target (corpus)"
+        "$build/fuzz_$target" "csrc/tests/corpus/$target" -n 200 || failed="$failed fuzz_$target"
+    done
+fi
 
 # Arithmetic alone: nothing for a sanitizer to find. All levels must print the same.
 if [ "$mode" = plain ]; then

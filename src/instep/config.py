@@ -33,7 +33,7 @@ def _usable_cpus() -> int:
         cpus = len(os.sched_getaffinity(0))
     else:
         cpus = os.cpu_count() or 1
-    return max(1, min(cpus, int(max(1.0, _cgroup_cpus()))))
+    return max(1, int(min(cpus, _cgroup_cpus())))  # a quota may be infinite
 
 
 def _initial_threads() -> int:

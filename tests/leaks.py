@@ -1,0 +1,111 @@
+"""Memory stays flat over many constructions, steps, refusals and losses: `make leaks`.
+
+`python tests/leaks.py [COUNT [NAME...]]` does each of them COUNT (100,000) times and fails if the
+process grows between the first fifth and the end: at 100,000 times by 8 bytes per time."""
+
+import copy
+import gc
+import resource
+import sys
+from pathlib import Path
+
+import numpy as np
+
+import instep
+from instep import _core
+
+ALLOWED = 640 * 1024  # bytes of growth: pools of the allocators, which do not follow the count
+
+
+def resident():
+    """Bytes in memory, now."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+W, G = np.ones(300, np.float32), np.ones(300, np.float32)
+LOW = np.ones(300, np.float16)
+BAD = np.ones(299, np.float32)
+
+
+def construct():
+    opt = instep.AdamW({"w": W, "low": LOW}, lr=1e-3, ema_decay=0.9, clip_norm=1.0)
+    opt.step({"w": G, "low": G})
+
+
+def construct_in_8_bits():
+    opt = instep.Adam([W], state_dtype="8bit", amsgrad=True)
+    opt.step([G])
+    with_group = {"params": [np.ones(3)]}
+    opt.add_param_group(with_group)
+
+
+STEPPED = instep.AdamW([W.copy(), LOW.copy()], stats=True, ema_decay=0.5, zero_grads=False)
+SHORT = instep.SGD([W.copy()], momentum=0.9)
+
+
+def step():
+    STEPPED.step([G, G])
+    SHORT.step([G])
+    with STEPPED.swap_ema():
+        pass
+
+
+def refuse():
+    for call in (
+        lambda: instep.AdamW([W, W]),
+        lambda: instep.AdamW([W], lr=-1.0),
+        lambda: SHORT.step([BAD]),
+        lambda: SHORT.add_param_group({"params": [SHORT.param_groups[0]["params"][0]]}),
+        lambda: SHORT.load_state_dict({}),
+    ):
+        try:
+            call()
+        except (TypeError, ValueError):
+            continue
+        raise AssertionError("nothing was refused")
+
+
+def save_and_load():
+    STEPPED.load_state_dict(STEPPED.state_dict())
+    copy.deepcopy(SHORT).step([G])
+
+
+PRED, LABELS = np.ones((20, 5), np.float32), np.arange(20) % 5
+
+
+def losses():
+    instep.losses.mse(W, G, weight=G, reduction="none")
+    instep.losses.cross_entropy(PRED, LABELS, label_smoothing=0.1)
+    instep.losses.dice(PRED, PRED)
+    try:
+        instep.losses.cross_entropy(PRED, LABELS + 1)
+    except ValueError:
+        pass
+
+
+def growth(work, count):
+    """Bytes between a fifth of the calls and the end."""
+    for k in range(count):
+        work()
+        if k == count // 5:
+            gc.collect()
+            before = resident()
+    gc.collect()
+    return resident() - before
+
+
+def main(count=100_000, *names):
+    failed = False
+    for work in (construct, construct_in_8_bits, step, refuse, save_and_load, losses):
+        if names and work.__name__ not in names:
+            continue
+        allocations = _core.allocations()
+        grown = growth(work, int(count))
+        made = _core.allocations() - allocations
+        failed |= grown > ALLOWED or (work is step and made > 0)
+        print(f"{work.__name__:>20}: {count} times, {grown / 1024:+.0f} KiB, {made} allocations")
+    return failed
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))
