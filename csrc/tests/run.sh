@@ -8,7 +8,8 @@
 # compiler (CROSS) or the emulator is missing. For every float32 there, which takes hours, run
 # test_vmath without `sample`.
 #
-# The flags of the core are those of setup.py. CC and CFLAGS (added last) are honoured.
+# The flags of the core are those of setup.py. CC and CFLAGS (added last) are honoured. Programs are
+# called .exe, as Windows wants: wine would start a program of this system, too.
 # shellcheck disable=SC2086  # lists of flags
 set -eu
 mode=${1:-plain}
@@ -119,11 +120,11 @@ same_lines() {
 # Print the bits that the core in $build/$1 computes on each level of its CPU to
 # $build/bits.$1.LEVEL.
 print_bits() {
-    $cc $common csrc/tests/print_bits.c "$build/$1"/*.o -lm -o "$build/print_bits"
+    $cc $common csrc/tests/print_bits.c "$build/$1"/*.o -lm -o "$build/print_bits.$1.exe"
     for isa in $isas; do
         echo "== print_bits ($1, $isa)"
         status=0
-        $launch "$build/print_bits" "$isa" >"$build/printed" || status=$?
+        $launch "$build/print_bits.$1.exe" "$isa" >"$build/printed" || status=$?
         if [ $status = 2 ]; then
             echo "this CPU lacks $isa"
             continue
@@ -136,8 +137,8 @@ print_bits() {
 # Print the hash of vmath's results, in the directory of the core $1, to $build/vmath.$1.
 sample_vmath() {
     echo "== test_vmath sample ($1)"
-    $cc $common csrc/tests/test_vmath.c -lm -o "$build/test_vmath"
-    $launch "$build/test_vmath" sample >"$build/printed" || failed="$failed vmath-$1"
+    $cc $common csrc/tests/test_vmath.c -lm -o "$build/test_vmath.$1.exe"
+    $launch "$build/test_vmath.$1.exe" sample >"$build/printed" || failed="$failed vmath-$1"
     tr -d '\r' <"$build/printed" >"$build/vmath.$1"
 }
 
@@ -146,9 +147,9 @@ run_tests() {
     core=$1
     shift
     for test; do
-        $cc $common "csrc/tests/test_$test.c" "$build/$core"/*.o -lm -o "$build/test_$test"
+        $cc $common "csrc/tests/test_$test.c" "$build/$core"/*.o -lm -o "$build/test_$test.exe"
         echo "== test_$test ($mode)"
-        $launch "$build/test_$test" || failed="$failed $test"
+        $launch "$build/test_$test.exe" || failed="$failed $test"
     done
 }
 
