@@ -70,8 +70,10 @@ windows)
     emulator=$(command -v wine64 || echo /usr/lib/wine/wine64)
     needs "clang-19 gcc-mingw-w64-x86-64-posix wine64" "$cross" x86_64-w64-mingw32-gcc "$emulator"
     cross="$cross --target=x86_64-w64-windows-gnu -static -D__USE_MINGW_ANSI_STDIO=1"
-    there="plan labels threads" # no fork for the pool's
+    there="region labels threads" # the pool's needs fork, the plan's a precise powl
     export WINEPREFIX="$build/wine" WINEDEBUG=-all
+    server=$(command -v wineserver || echo /usr/lib/wine/wineserver) # it writes until it ends
+    trap '"$server" -k -w; rm -rf "$build"' EXIT
     ;;
 asan) common="$common -O1 -g -fno-omit-frame-pointer -fno-sanitize-recover=all
     -fsanitize=address,undefined" ;;
