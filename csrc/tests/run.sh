@@ -12,7 +12,8 @@
 # compiler (CROSS) or the emulator is missing. For every float32 there, which takes hours, run
 # test_vmath without `sample`.
 #
-# The flags of the core are those of setup.py. CC and CFLAGS (added last) are honoured.
+# The flags of the core are those of setup.py. CC and CFLAGS (added last) are honoured. Programs are
+# called .exe, as Windows wants: wine would start a program of this system, too.
 # shellcheck disable=SC2086  # lists of flags
 set -eu
 mode=${1:-plain}
@@ -74,8 +75,10 @@ windows)
     emulator=$(command -v wine64 || echo /usr/lib/wine/wine64)
     needs "clang-19 gcc-mingw-w64-x86-64-posix wine64" "$cross" x86_64-w64-mingw32-gcc "$emulator"
     cross="$cross --target=x86_64-w64-windows-gnu -static -D__USE_MINGW_ANSI_STDIO=1"
-    there="plan labels threads" # no fork for the pool's
+    there="region labels threads" # the pool's needs fork, the plan's a precise powl
     export WINEPREFIX="$build/wine" WINEDEBUG=-all
+    server=$(command -v wineserver || echo /usr/lib/wine/wineserver) # it writes until it ends
+    trap '"$server" -k -w; rm -rf "$build"' EXIT
     ;;
 asan) common="$common -O1 -g -fno-omit-frame-pointer -fno-sanitize-recover=all
     -fsanitize=address,undefined" ;;
@@ -129,11 +132,11 @@ same_lines() {
 # Print the bits that the core in $build/$1 computes on each level of its CPU to
 # $build/bits.$1.LEVEL.
 print_bits() {
-    $cc $common csrc/tests/print_bits.c "$build/$1"/*.o -lm -o "$build/print_bits"
+    $cc $common csrc/tests/print_bits.c "$build/$1"/*.o -lm -o "$build/print_bits.$1.exe"
     for isa in $isas; do
         echo "== print_bits ($1, $isa)"
         status=0
-        $launch "$build/print_bits" "$isa" >"$build/printed" || status=$?
+        $launch "$build/print_bits.$1.exe" "$isa" >"$build/printed" || status=$?
         if [ $status = 2 ]; then
             echo "this CPU lacks $isa"
             continue
@@ -146,8 +149,8 @@ print_bits() {
 # Print the hash of vmath's results, in the directory of the core $1, to $build/vmath.$1.
 sample_vmath() {
     echo "== test_vmath sample ($1)"
-    $cc $common csrc/tests/test_vmath.c -lm -o "$build/test_vmath"
-    $launch "$build/test_vmath" sample >"$build/printed" || failed="$failed vmath-$1"
+    $cc $common csrc/tests/test_vmath.c -lm -o "$build/test_vmath.$1.exe"
+    $launch "$build/test_vmath.$1.exe" sample >"$build/printed" || failed="$failed vmath-$1"
     tr -d '\r' <"$build/printed" >"$build/vmath.$1"
 }
 
@@ -156,9 +159,9 @@ run_tests() {
     core=$1
     shift
     for test; do
-        $cc $common "csrc/tests/test_$test.c" "$build/$core"/*.o -lm -o "$build/test_$test"
+        $cc $common "csrc/tests/test_$test.c" "$build/$core"/*.o -lm -o "$build/test_$test.exe"
         echo "== test_$test ($mode)"
-        $launch "$build/test_$test" || failed="$failed $test"
+        $launch "$build/test_$test.exe" || failed="$failed $test"
     done
 }
 
