@@ -97,9 +97,9 @@ ALWAYS_INLINE static float encode_signed(int8_t *restrict code, const float *res
     if (!has_codes(most)) return scale_without_codes(code, most, n);
     const float largest = largest_of(most), factor = 127 * 0x1p15f / largest;
     for (size_t i = 0; i < n; ++i) {
-        const uint32_t steps = bits_of(x[i] * factor + 3 * 0x1p22f) - UINT32_C(0x4b400000);
+        const uint32_t steps = bits_of(x[i] * factor + 3 * 0x1p22f);
         const uint32_t r = random_share(word[i], upper) >> 1;
-        code[i] = (int8_t)((int32_t)(steps + r) >> 15);
+        code[i] = (int8_t)((uint8_t)((steps + r) >> 15) ^ 0x80); /* 3 * 2^22 is 0x4b400000 */
     }
     return scale_of(largest, 127, 0x1.0204p+121f);
 }
@@ -120,8 +120,9 @@ ALWAYS_INLINE static float encode_squared(uint8_t *restrict code, const float *r
         const float z = x[i] * factor, k = (float)(int32_t)sqrtf(z);
         const float rest = z - k * k, width = k * 0x1p-15f + 0x1p-16f;
         const float r = (float)(int32_t)random_share(word[i], upper);
-        const int up = k < 1 ? x[i] > 0 : width * r < rest; /* not z > 0: z may underflow */
-        const int32_t rounded = (int32_t)k + up;
+        const int32_t least = bits_of(x[i]) != 0; /* not of z, which may underflow */
+        int32_t rounded = (int32_t)k + (width * r < rest);
+        rounded = rounded > least ? rounded : least;
         code[i] = (uint8_t)(rounded < 255 ? rounded : 255); /* z may be 65025.004 */
     }
     return scale_of(largest, 65025, 0x1.0203p+112f);
@@ -147,21 +148,25 @@ ALWAYS_INLINE static void encode_uint8(uint8_t *restrict code, float *restrict s
     if (i < n) scale[i / INSTEP_BLOCK] = encode_squared(code + i, x + i, word + i, upper, n - i);
 }
 
+ALWAYS_INLINE static void decode_block(float *restrict x, instep_dtype dtype,
+                                       const char *restrict code, float unit, size_t n)
+{
+    if (dtype == INSTEP_INT8)
+        for (size_t i = 0; i < n; ++i) x[i] = (float)(int8_t)code[i] * unit;
+    else
+        for (size_t i = 0; i < n; ++i) {
+            const float root = (float)(uint8_t)code[i];
+            x[i] = root * root * unit;
+        }
+}
+
 static void decode_blocks(float *restrict x, instep_dtype dtype, const char *restrict code,
                           const float *restrict scale, size_t n)
 {
-    for (size_t i = 0; i < n; i += INSTEP_BLOCK) {
-        const float unit = scale[i / INSTEP_BLOCK];
-        const size_t end = n - i < INSTEP_BLOCK ? n : i + INSTEP_BLOCK;
-        if (dtype == INSTEP_INT8) {
-            for (size_t j = i; j < end; ++j) x[j] = (float)(int8_t)code[j] * unit;
-        } else {
-            for (size_t j = i; j < end; ++j) {
-                const float root = (float)(uint8_t)code[j];
-                x[j] = root * root * unit;
-            }
-        }
-    }
+    size_t i = 0;
+    for (; i + INSTEP_BLOCK <= n; i += INSTEP_BLOCK)
+        decode_block(x + i, dtype, code + i, scale[i / INSTEP_BLOCK], INSTEP_BLOCK);
+    if (i < n) decode_block(x + i, dtype, code + i, scale[i / INSTEP_BLOCK], n - i);
 }
 
 /* ---- any of them ----------------------------------------------------------------------------- */

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 import instep
-from benchmarks.instructions.worker import CALLS, LONG, SHORT
+from benchmarks.instructions.worker import CALLS, CALLS_ON_FEW, LONG, SHORT
 from benchmarks.works import ROOT
 
 Counts = dict[str, float]
@@ -97,7 +97,12 @@ def _run(isa: str, library: Path, folder: Path) -> dict[str, int]:
     )
     if done.returncode:
         raise SystemExit(f"callgrind failed on {isa}:\n{done.stderr[-2000:]}")
-    return dict(filter(None, map(_read, folder.glob("out.*"))))
+    return dict(filter(None, map(_read, sorted(folder.glob("out.*"), key=_number))))
+
+
+def _number(file: Path) -> int:
+    """Dumps are numbered; of two with one name the later counts."""
+    return int(file.suffix[1:])
 
 
 def _read(file: Path) -> tuple[str, int] | None:
@@ -114,7 +119,7 @@ def _evaluated(raw: dict[str, int]) -> dict[str, Counts]:
     for place, total in raw.items():
         kind, _, name = place.partition("|")
         if kind == "call":
-            found["call"][name] = (total - raw["nothing"]) / CALLS
+            found["call"][name] = (total - raw["nothing"]) / CALLS_ON_FEW
         elif kind == str(LONG):
             more = total - raw[f"{SHORT}|{name}"]
             found["element"][name] = more / (CALLS * (LONG - SHORT))
