@@ -210,9 +210,9 @@ void instep_plan_measured(const instep_plan *plan, instep_measures *leaves);
 
 /* Between float32 values and states kept as bfloat16, int8 or uint8, `count` of them in the order
  * of the walk; `scales` as in instep_plan_set_scales, NULL for bfloat16. Encoding rounds to the
- * nearest; decoding and encoding again gives the same bits, but for the scale of a block whose codes
- * are all 0, which becomes 0. An element that is not finite, or below 0 for uint8, makes its block
- * NaN; in bfloat16 it stays alone. */
+ * nearest; decoding and encoding again gives the same bits, but for the scale of a block whose
+ * codes are all 0, which becomes 0. An element that is not finite, or below 0 for uint8, makes its
+ * block NaN; in bfloat16 it stays alone. */
 void instep_state_encode(const float *values, size_t count, instep_dtype dtype, void *codes,
                          float *scales);
 void instep_state_decode(const void *codes, const float *scales, size_t count, instep_dtype dtype,
