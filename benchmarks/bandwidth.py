@@ -6,9 +6,9 @@ overlap, but not wholly:
 
     t = (c^q + (b / B)^q)^(1 / q)
 
-q = 1 is none of it, q = infinity all. c is measured with arrays in the second-level cache, B is the
-roofline's on the same arrays, and q, one for all kinds and thread counts, is fitted to what large
-arrays took.
+q = 1 is none of it, q = infinity all. c is measured with arrays in a cache, on as many threads (CPUs
+that share a core have a larger one), B is the roofline's on the same arrays, and q, one for all
+kinds and thread counts, is fitted to what large arrays took.
 """
 
 import math
@@ -35,17 +35,29 @@ class Point:
 
 @dataclass(frozen=True)
 class Model:
-    compute: dict[str, float]  # ns per element and core
+    compute: dict[tuple[str, int], float]  # ns per element and core, by kind and threads
     traffic: dict[str, float]  # bytes per element
     overlap: float  # q
     points: tuple[Point, ...]
 
-    def time(self, kind: str, bandwidth: float) -> float:
+    @property
+    def threads(self) -> int:
+        """The most that were measured."""
+        return max(threads for _, threads in self.compute)
+
+    @property
+    def smaller(self) -> list[str]:
+        """The kinds with smaller states."""
+        return [kind for kind in self.traffic if kind != _BASE and kind.endswith("states")]
+
+    def time(self, kind: str, threads: int, bandwidth: float) -> float:
         """ns per element and core at so many GB/s per core."""
-        return _time(self.compute[kind], self.traffic[kind] / bandwidth, self.overlap)
+        return _time(self.compute[kind, threads], self.traffic[kind] / bandwidth, self.overlap)
 
     def speed_up(self, kind: str, bandwidth: float) -> float:
-        return self.time(_BASE, bandwidth) / self.time(kind, bandwidth)
+        """Over float32 states, on the most threads."""
+        base, own = (self.time(k, self.threads, bandwidth) for k in (_BASE, kind))
+        return base / own
 
 
 def _time(compute: float, memory: float, overlap: float) -> float:
@@ -53,25 +65,31 @@ def _time(compute: float, memory: float, overlap: float) -> float:
 
 
 def fit(races: list[Race]) -> Model | None:
-    """From races in the cache on one thread and in memory; None where some are missing."""
-    compute, traffic, points = {}, {}, []
+    """From races in the cache and in memory; None where some are missing."""
+    compute: dict[tuple[str, int], float] = {}
+    traffic: dict[str, float] = {}
+    points = []
     for race in races:
         if race.ours is None or race.ceiling is None:
             continue
         seconds = 1e9 * race.ours.median() * race.threads / race.task.elements
-        if race.work == _CACHE and race.threads == 1:
-            compute[race.kind] = seconds
+        if race.work == _CACHE:
+            compute[race.kind, race.threads] = seconds
             traffic[race.kind] = race.task.traffic / race.task.elements
         if race.work == _MEMORY:
             bandwidth = race.task.traffic / race.ceiling.median() / 1e9 / race.threads
             points.append(Point(race.kind, race.threads, bandwidth, seconds))
-    points = [point for point in points if point.kind in compute]
-    if _BASE not in compute or len(points) < 2:
+    points = [point for point in points if (point.kind, point.threads) in compute]
+    if (_BASE, max((p.threads for p in points), default=0)) not in compute or len(points) < 2:
         return None
+    compute = {(p.kind, p.threads): compute[p.kind, p.threads] for p in points}
 
     def error(overlap: float) -> float:
         return sum(
-            math.log(_time(compute[p.kind], traffic[p.kind] / p.bandwidth, overlap) / p.seconds)
+            math.log(
+                _time(compute[p.kind, p.threads], traffic[p.kind] / p.bandwidth, overlap)
+                / p.seconds
+            )
             ** 2
             for p in points
         )
@@ -91,18 +109,18 @@ def text(model: Model | None) -> str:
         "{:<24}{:>8}{:>9}{:>7}{:>10}{:>8}".format("step", "c", "threads", "B", "measured", "model"),
     ]
     for point in model.points:
-        fitted = model.time(point.kind, point.bandwidth)
+        fitted = model.time(point.kind, point.threads, point.bandwidth)
         lines.append(
-            f"{point.kind:<24}{model.compute[point.kind]:>8.3f}{point.threads:>9}"
+            f"{point.kind:<24}{model.compute[point.kind, point.threads]:>8.3f}{point.threads:>9}"
             f"{point.bandwidth:>7.1f}{point.seconds:>10.3f}{fitted:>8.3f}"
         )
     head = "".join(f"{f'B = {b:g}':>10}" for b in _BANDWIDTHS)
-    lines.append(f"{'speed-up over float32 states':<30}{head}{'  B -> 0':>10}")
-    for kind in model.compute:
-        if kind != _BASE and kind.endswith("states"):
-            cells = "".join(f"{model.speed_up(kind, b):>10.2f}" for b in _BANDWIDTHS)
-            limit = model.traffic[_BASE] / model.traffic[kind]
-            lines.append(f"{kind:<30}{cells}{limit:>10.2f}")
+    title = f"speed-up over float32 states, {model.threads} threads"
+    lines.append(f"{title:<40}{head}{'  B -> 0':>10}")
+    for kind in model.smaller:
+        cells = "".join(f"{model.speed_up(kind, b):>10.2f}" for b in _BANDWIDTHS)
+        limit = model.traffic[_BASE] / model.traffic[kind]
+        lines.append(f"{kind:<40}{cells}{limit:>10.2f}")
     return "\n".join(lines)
 
 
@@ -113,7 +131,7 @@ def draw(model: Model, path: str) -> None:
     figure, axes = plt.subplots(figsize=(6.4, 4.0), layout="constrained")
     grid = np.geomspace(0.5, 60, 200)
     base = {p.threads: p.seconds for p in model.points if p.kind == _BASE}
-    for kind in (k for k in model.compute if k != _BASE and k.endswith("states")):
+    for kind in model.smaller:
         (line,) = axes.plot(grid, [model.speed_up(kind, b) for b in grid], label=kind)
         mine = [p for p in model.points if p.kind == kind and p.threads in base]
         axes.plot(
@@ -129,7 +147,7 @@ def draw(model: Model, path: str) -> None:
     axes.set_ylabel("speed-up of an AdamW step\nover float32 states")
     axes.set_title(
         "Smaller states pay where many cores share the memory\n"
-        "(lines: model; dots: measured, 64M parameters)",
+        f"(lines: model, {model.threads} threads; dots: measured, 64M parameters)",
         fontsize=10,
     )
     axes.legend()
