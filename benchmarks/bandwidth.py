@@ -6,9 +6,9 @@ overlap, but not wholly:
 
     t = (c^q + (b / B)^q)^(1 / q)
 
-q = 1 is none of it, q = infinity all. c is measured with arrays in a cache, on as many threads (CPUs
-that share a core have a larger one), B is the roofline's on the same arrays, and q, one for all
-kinds and thread counts, is fitted to what large arrays took.
+q = 1 is none of it, q = infinity all. c is measured with arrays in a cache, on as many threads
+(CPUs that share a core have a larger one), B is the roofline's on the same arrays, and q, one for
+all kinds and thread counts, is fitted to what large arrays took.
 """
 
 import math
