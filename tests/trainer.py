@@ -267,7 +267,13 @@ class Trainer:
                 group[key] = value
 
     def set_option(self, name, value):
-        setattr(self.opt, name, value)
+        alone = {"ema_decay": self.opt.ema_warmup and value is None}
+        alone["ema_warmup"] = value is True and self.opt.ema_decay is None
+        if alone.get(name):  # a warmup of nothing
+            with self.refused(ValueError):
+                setattr(self.opt, name, value)
+        else:
+            setattr(self.opt, name, value)
 
     def add_group(self, dtypes, shapes, lr=0.05):
         new = self._new(dtypes, shapes, len(self.params))
