@@ -9,11 +9,11 @@ from benchmarks.command import (
     Benchmark,
     Output,
     Plan,
+    finish,
     names_of,
     options_of,
     parser,
     race_all,
-    status,
 )
 from benchmarks.contenders import LOSS_CONTENDERS
 from benchmarks.works import LOSS_TASKS, LOSSES
@@ -46,11 +46,7 @@ def main(argv: list[str] | None = None) -> int:
     say, others = Output(), report.Others()
     races = race_all(LOSS, _planned(options), options, say)
     say(marks.verdicts(races))
-    say(report.quietness(races))
-    say(others.text())
-    if options.output:
-        say.save(options.output)
-    return status(races)
+    return finish(say, races, others, options.output)
 
 
 if __name__ == "__main__":

@@ -11,11 +11,11 @@ from benchmarks.command import (
     Benchmark,
     Output,
     Plan,
+    finish,
     names_of,
     options_of,
     parser,
     race_all,
-    status,
 )
 from benchmarks.contenders import PIPELINE_CONTENDERS
 from benchmarks.harness import Race, Result
@@ -127,11 +127,7 @@ def main(argv: list[str] | None = None) -> int:
     say(bandwidth.text(model))
     if options.draw and model is not None:
         bandwidth.draw(model, options.draw)
-    say(report.quietness(races))
-    say(others.text())
-    if options.output:
-        say.save(options.output)
-    return status(races)
+    return finish(say, races, others, options.output)
 
 
 if __name__ == "__main__":

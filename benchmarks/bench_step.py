@@ -9,11 +9,11 @@ from benchmarks.command import (
     Benchmark,
     Output,
     Plan,
+    finish,
     names_of,
     options_of,
     parser,
     race_all,
-    status,
 )
 from benchmarks.contenders import STEP_CONTENDERS
 from benchmarks.harness import Race
@@ -63,11 +63,7 @@ def main(argv: list[str] | None = None) -> int:
     races = race_all(STEP, _planned(options), options, say)
     say(STEP.table.verdicts(races))
     say(_overhead(races))
-    say(report.quietness(races))
-    say(others.text())
-    if options.output:
-        say.save(options.output)
-    return status(races)
+    return finish(say, races, others, options.output)
 
 
 if __name__ == "__main__":

@@ -149,6 +149,15 @@ def _notes(entrants: list[Process]) -> dict[str, str]:
     return notes
 
 
+def finish(say: Output, races: list[Race], others: report.Others, output: str | None) -> int:
+    """Say how quiet the machine was, save what was said where that is asked for; the status."""
+    say(report.quietness(races))
+    say(others.text())
+    if output:
+        say.save(output)
+    return status(races)
+
+
 def status(races: list[Race]) -> int:
     """1 if a contender failed its verification or broke."""
     return int(any(r.trouble.startswith("FAILED") for done in races for r in done.results))

@@ -5,6 +5,7 @@ where 1 lies outside of the quartiles; a race of a revision with itself shows wh
 """
 
 import argparse
+import dataclasses
 import io
 import statistics
 import subprocess
@@ -17,28 +18,15 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks import report
-from benchmarks.command import Benchmark, Output, check_threads, names_of, race_all, status
-from benchmarks.contenders import (
-    LAYOUT_CONTENDERS,
-    LOSS_CONTENDERS,
-    OURS,
-    PIPELINE_CONTENDERS,
-    STEP_CONTENDERS,
-    Contenders,
-)
+from benchmarks.command import Output, check_threads, finish, names_of, race_all
+from benchmarks.contenders import OURS
 from benchmarks.harness import Race
-from benchmarks.race.plan import BENCHMARKS, FORMS, FULL, QUICK, SECTIONS, USUAL, planned
+from benchmarks.race.plan import BENCHMARKS, FORMS, SECTIONS, add_forms, planned
 from benchmarks.works import ROOT
 
 WORKING_TREE = "."
 OLD = "old"
-_BY_BENCHMARK = {
-    "steps": STEP_CONTENDERS,
-    "layouts": LAYOUT_CONTENDERS,
-    "losses": LOSS_CONTENDERS,
-    "pipeline": PIPELINE_CONTENDERS,
-}
-_SECTIONS = [name for name in SECTIONS if SECTIONS[name].benchmark in _BY_BENCHMARK]
+_SECTIONS = [name for name in SECTIONS if name != "digits"]  # which needs scikit-learn
 _LINE = "{:<36}{:>14}{:>8}{:>8}  {:<13} {}"
 
 
@@ -51,10 +39,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     add = made.add_argument
     add("old", metavar="OLD", help="a revision that git knows, or . for the files as they are")
     add("new", metavar="NEW", nargs="?", default=WORKING_TREE, help="the same; by default .")
-    forms = made.add_mutually_exclusive_group()
-    form = {"action": "store_const", "dest": "form", "default": USUAL}
-    forms.add_argument("--quick", const=QUICK, help="few short rounds, no large arrays", **form)
-    forms.add_argument("--full", const=FULL, help="more works, longer", **form)
+    add_forms(made, quick="few short rounds, no large arrays", full="more works, longer")
     add("--only", type=names_of(_SECTIONS), metavar="NAMES", help=", ".join(_SECTIONS))
     add("--threads", type=int, metavar="N", help="only what is raced on N threads")
     add("--rounds", type=int, metavar="N", help="instead of the form's own number")
@@ -96,10 +81,6 @@ def _built(revision: str, folder: Path) -> str:
     return python
 
 
-def _contenders(all_of_them: Contenders) -> Contenders:
-    return {OURS: all_of_them[OURS], OLD: all_of_them[OURS]}
-
-
 def _verdicts(races: list[Race]) -> str:
     """A line for each work: OLD's time over NEW's, and whether that shows anything."""
     lines = [_LINE.format("kind", "work", "threads", "ratio", "(quartiles)", "").rstrip()]
@@ -122,10 +103,9 @@ def _raced(options: argparse.Namespace, pythons: dict[str, str], say: Output) ->
     races: list[Race] = []
     for name, plan in planned(options.form, options.only or _SECTIONS, options.threads).items():
         whole = BENCHMARKS[name]
-        contenders = _contenders(_BY_BENCHMARK[name])
-        races += race_all(
-            Benchmark(contenders, whole.tasks, whole.table, pythons), plan, settings, say
-        )
+        contenders = dict.fromkeys((OURS, OLD), whole.contenders[OURS])
+        benchmark = dataclasses.replace(whole, contenders=contenders, pythons=pythons)
+        races += race_all(benchmark, plan, settings, say)
     return races
 
 
@@ -139,11 +119,7 @@ def main(argv: list[str] | None = None) -> int:
         say(f"{OURS}: {options.new}; {OLD}: {options.old}")
         races = _raced(options, pythons, say)
     say(_verdicts(races))
-    say(report.quietness(races))
-    say(others.text())
-    if options.output:
-        say.save(options.output)
-    return status(races)
+    return finish(say, races, others, options.output)
 
 
 if __name__ == "__main__":

@@ -58,7 +58,10 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     add("--update", action="store_true", help="write the counts into the baseline")
     add("--isa", choices=count.countable(), help="only this one; callgrind knows no AVX-512")
     add("--all", action="store_true", help="print every count, not only those that changed")
-    return made.parse_args(argv)
+    options = made.parse_args(argv)
+    if options.update and options.isa:
+        made.error("the baseline holds every instruction set: --update goes without --isa")
+    return options
 
 
 def _judged(found: count.Record, baseline: count.Record) -> list[Change]:

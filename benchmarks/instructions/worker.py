@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 import instep
-from benchmarks.works import LOSSES, RULES, Loss, Shape
+from benchmarks.works import LOSSES, RULES, Loss, Shape, laid_out
 
 SHORT, LONG = 2048, 6144  # elements; multiples of every block and tile
 FEW = 10  # elements, where the call is what counts
@@ -38,10 +38,8 @@ def _step(kind: str, shape: Shape, dtype: str, options: dict[str, Any], layout: 
     rng = np.random.default_rng(1)
     p = rng.standard_normal(shape).astype(_dtype(dtype))
     g = np.abs(rng.standard_normal(shape)).astype(p.dtype)
-    if layout == "strided":
-        g = np.repeat(g, 2, axis=-1)[..., ::2]
-    elif layout == "F":
-        g = np.asfortranarray(g)
+    if layout != "C":
+        g = laid_out(g, layout)
     opt = getattr(instep, kind)(p, threads=1, **options)
     return lambda: opt.step(g)
 

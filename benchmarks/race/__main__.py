@@ -17,11 +17,9 @@ from benchmarks.race import marks, page, record
 from benchmarks.race.plan import (
     BENCHMARKS,
     FORMS,
-    FULL,
     PACKAGES,
-    QUICK,
     SECTIONS,
-    USUAL,
+    add_forms,
     planned,
 )
 from benchmarks.race.record import Record
@@ -38,10 +36,11 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = made.add_argument
-    forms = made.add_mutually_exclusive_group()
-    form = {"action": "store_const", "dest": "form", "default": USUAL}
-    forms.add_argument("--quick", const=QUICK, help="under 3 minutes: does it work?", **form)
-    forms.add_argument("--full", const=FULL, help="more works, longer: about 45 minutes", **form)
+    add_forms(
+        made,
+        quick="under 3 minutes: does it work?",
+        full="more works, longer: about 45 minutes",
+    )
     add("--only", type=names_of(SECTIONS), metavar="NAMES", help=", ".join(SECTIONS))
     add("--threads", type=int, metavar="N", help="only what is raced on N threads")
     add("--isa", choices=instep.available_isas(), help="of instep; the peers choose their own")

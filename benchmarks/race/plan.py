@@ -1,5 +1,6 @@
 """What is raced, in the quick, the usual and the full form."""
 
+import argparse
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -38,6 +39,15 @@ class Form(NamedTuple):
 
 QUICK, USUAL, FULL = "quick", "usual", "full"
 FORMS = {QUICK: Form(3, 3, 0.005), USUAL: Form(7, 5, 0.02), FULL: Form(9, 5, 0.03)}
+
+
+def add_forms(made: argparse.ArgumentParser, quick: str, full: str) -> None:
+    """The options --quick and --full, with these helps."""
+    forms = made.add_mutually_exclusive_group()
+    form = {"action": "store_const", "dest": "form", "default": USUAL}
+    forms.add_argument("--quick", const=QUICK, help=quick, **form)
+    forms.add_argument("--full", const=FULL, help=full, **form)
+
 
 # One of each family, in the order of the tables; the others are options of these.
 MAIN = ("adamw", "sgd_momentum", "sgd", "rmsprop", "amsgrad")

@@ -157,6 +157,7 @@ static inline void lay(slab *s, const extent *of, instep_dtype dtype, const plac
         if (count > 0) *(reach < 0 ? &below : &above) += reach;
     }
     arena *a = &s->room;
+    if (a->low == NULL) arena_open(a, ROOM);
     require(above - below <= a->high - a->low, "an arena is too small");
     a->first = how->at_end ? a->high - (above - below) : a->low;
     a->last = a->first + (above - below);
