@@ -3,7 +3,7 @@
  *
  * A key of 64 bits is mixed per piece and word; an element gets 32 bits from it and from its place
  * in the piece, by integer operations that every instruction set has for vectors. Streams share a
- * word: an even one has its lower 16 bits, an odd one its upper 16. */
+ * word: an even one has its upper 16 bits, an odd one its lower 16. */
 #ifndef INSTEP_RNG_H
 #define INSTEP_RNG_H
 
@@ -59,10 +59,10 @@ static void draw(uint32_t *restrict word, random_key key, size_t start, size_t n
     for (size_t i = 0; i < n; ++i) word[i] = random_next(&key);
 }
 
-/* The 16 bits of a stream; `upper` must be a constant for the loop to have no branch. */
-static inline uint32_t random_share(uint32_t word, int upper)
+/* The 16 bits of a stream; `odd` must be a constant for the loop to have no branch. */
+static inline uint32_t random_share(uint32_t word, int odd)
 {
-    return upper ? word >> 16 : word & UINT32_C(0xffff);
+    return odd ? word & UINT32_C(0xffff) : word >> 16;
 }
 
 #endif

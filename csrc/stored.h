@@ -40,10 +40,10 @@ static inline uint32_t rounded_bfloat(float value, uint32_t r)
 }
 
 ALWAYS_INLINE static void encode_bfloats(uint16_t *restrict code, const float *restrict x,
-                                         const uint32_t *restrict word, int upper, size_t n)
+                                         const uint32_t *restrict word, int odd, size_t n)
 {
     for (size_t i = 0; i < n; ++i)
-        code[i] = (uint16_t)(rounded_bfloat(x[i], random_share(word[i], upper)) >> 16);
+        code[i] = (uint16_t)(rounded_bfloat(x[i], random_share(word[i], odd)) >> 16);
 }
 
 static void decode_bfloats(float *restrict x, const uint16_t *restrict code, size_t n)
@@ -67,14 +67,6 @@ static inline float scale_of(float largest, float parts, float most)
     return scale < most ? scale : most;
 }
 
-/* The scale of a block that has none of its own (`most`: the bits of its largest size); the codes
- * are 0. */
-static float scale_without_codes(void *code, uint32_t most, size_t n)
-{
-    memset(code, 0, n);
-    return float_of(most == 0 ? 0 : UINT32_C(0x7fc00000));
-}
-
 static inline int has_codes(uint32_t most) { return most - 1 < UINT32_C(0x7f800000) - 1; }
 
 /* A block's largest size counts as 2^-100 if it is below: no scale is subnormal. */
@@ -84,68 +76,89 @@ static inline float largest_of(uint32_t most)
     return largest > 0x1p-100f ? largest : 0x1p-100f;
 }
 
-/* factor * largest is 127 * 2^15 up to 0.4, so the largest element gets the code 127 whatever r is.
- * Adding 3 * 2^22 rounds to an integer, which then stands in the low bits. */
-ALWAYS_INLINE static float encode_signed(int8_t *restrict code, const float *restrict x,
-                                         const uint32_t *restrict word, int upper, size_t n)
+/* The bits of the largest size of a block. */
+ALWAYS_INLINE static uint32_t most_of(const float *x, uint32_t mask, size_t n)
 {
     uint32_t most = 0;
     for (size_t i = 0; i < n; ++i) {
-        const uint32_t size = bits_of(x[i]) & UINT32_C(0x7fffffff);
+        const uint32_t size = bits_of(x[i]) & mask;
         most = size > most ? size : most;
     }
-    if (!has_codes(most)) return scale_without_codes(code, most, n);
-    const float largest = largest_of(most), factor = 127 * 0x1p15f / largest;
+    return most;
+}
+
+/* Of each block in a tile: its scale, and the factor that makes codes of its elements, which is 0
+ * if all codes are to be 0. All blocks before any is encoded, or each would wait for its own
+ * division. */
+ALWAYS_INLINE static void measure_blocks(float *restrict scale, float *restrict factor,
+                                         const float *restrict x, int is_signed, size_t n)
+{
+    /* Without a sign, what is below 0 counts as not finite. */
+    const uint32_t mask = is_signed ? UINT32_C(0x7fffffff) : UINT32_C(0xffffffff);
+    for (size_t i = 0; i < n; i += INSTEP_BLOCK, ++scale, ++factor) {
+        const uint32_t most = n - i >= INSTEP_BLOCK ? most_of(x + i, mask, INSTEP_BLOCK)
+                                                    : most_of(x + i, mask, n - i);
+        const float largest = largest_of(most);
+        *scale = is_signed ? scale_of(largest, 127, 0x1.0204p+121f)
+                           : scale_of(largest, 65025, 0x1.0203p+112f);
+        *factor = (is_signed ? 127 * 0x1p15f : 65025) / largest;
+        if (!has_codes(most)) {
+            *scale = float_of(most == 0 ? 0 : UINT32_C(0x7fc00000));
+            *factor = 0;
+        }
+    }
+}
+
+/* factor * largest is 127 * 2^15 up to 0.4, so the largest element gets the code 127 whatever r is.
+ * Adding 3 * 2^22 rounds to an integer, which then stands in the low bits. */
+ALWAYS_INLINE static void encode_signed(int8_t *restrict code, float factor,
+                                        const float *restrict x, const uint32_t *restrict word,
+                                        int odd, size_t n)
+{
     for (size_t i = 0; i < n; ++i) {
         const uint32_t steps = bits_of(x[i] * factor + 3 * 0x1p22f);
-        const uint32_t r = random_share(word[i], upper) >> 1;
+        const uint32_t r = random_share(word[i], odd) >> 1;
         code[i] = (int8_t)((uint8_t)((steps + r) >> 15) ^ 0x80); /* 3 * 2^22 is 0x4b400000 */
     }
-    return scale_of(largest, 127, 0x1.0204p+121f);
 }
 
 /* Up from code k with the probability (z - k^2) / (2 k + 1) that makes the mean z; what is above 0
- * never gets the code 0. Sizes are compared with their sign: what is below 0 is not finite. */
-ALWAYS_INLINE static float encode_squared(uint8_t *restrict code, const float *restrict x,
-                                          const uint32_t *restrict word, int upper, size_t n)
+ * never gets the code 0. */
+ALWAYS_INLINE static void encode_squared(uint8_t *restrict code, float factor,
+                                         const float *restrict x, const uint32_t *restrict word,
+                                         int odd, size_t n)
 {
-    uint32_t most = 0;
-    for (size_t i = 0; i < n; ++i) {
-        const uint32_t size = bits_of(x[i]);
-        most = size > most ? size : most;
-    }
-    if (!has_codes(most)) return scale_without_codes(code, most, n);
-    const float largest = largest_of(most), factor = 65025 / largest;
     for (size_t i = 0; i < n; ++i) {
         const float z = x[i] * factor, k = (float)(int32_t)sqrtf(z);
         const float rest = z - k * k, width = k * 0x1p-15f + 0x1p-16f;
-        const float r = (float)(int32_t)random_share(word[i], upper);
-        const int32_t least = bits_of(x[i]) != 0; /* not of z, which may underflow */
+        const float r = (float)(int32_t)random_share(word[i], odd);
+        const uint32_t bits = bits_of(x[i]), least = bits < 1 ? bits : 1; /* z may underflow */
         int32_t rounded = (int32_t)k + (width * r < rest);
-        rounded = rounded > least ? rounded : least;
+        rounded = rounded > (int32_t)least ? rounded : (int32_t)least;
         code[i] = (uint8_t)(rounded < 255 ? rounded : 255); /* z may be 65025.004 */
     }
-    return scale_of(largest, 65025, 0x1.0203p+112f);
 }
 
-ALWAYS_INLINE static void encode_int8(int8_t *restrict code, float *restrict scale,
-                                      const float *restrict x, const uint32_t *restrict word,
-                                      int upper, size_t n)
+/* One block; the compiler knows the length of a full one. */
+ALWAYS_INLINE static void encode_block(char *code, float factor, const float *x,
+                                       const uint32_t *word, int is_signed, int odd, size_t n)
 {
-    size_t i = 0; /* full blocks, whose length the compiler knows, then the rest */
-    for (; i + INSTEP_BLOCK <= n; i += INSTEP_BLOCK)
-        scale[i / INSTEP_BLOCK] = encode_signed(code + i, x + i, word + i, upper, INSTEP_BLOCK);
-    if (i < n) scale[i / INSTEP_BLOCK] = encode_signed(code + i, x + i, word + i, upper, n - i);
+    if (factor == 0) memset(code, 0, n);
+    else if (is_signed) encode_signed((int8_t *)code, factor, x, word, odd, n);
+    else encode_squared((uint8_t *)code, factor, x, word, odd, n);
 }
 
-ALWAYS_INLINE static void encode_uint8(uint8_t *restrict code, float *restrict scale,
-                                       const float *restrict x, const uint32_t *restrict word,
-                                       int upper, size_t n)
+ALWAYS_INLINE static void encode_blocks(char *code, float *scale, const float *x,
+                                        const uint32_t *word, int is_signed, int odd, size_t n)
 {
+    float factor[INSTEP_TILE / INSTEP_BLOCK];
     size_t i = 0;
+    measure_blocks(scale, factor, x, is_signed, n);
     for (; i + INSTEP_BLOCK <= n; i += INSTEP_BLOCK)
-        scale[i / INSTEP_BLOCK] = encode_squared(code + i, x + i, word + i, upper, INSTEP_BLOCK);
-    if (i < n) scale[i / INSTEP_BLOCK] = encode_squared(code + i, x + i, word + i, upper, n - i);
+        encode_block(code + i, factor[i / INSTEP_BLOCK], x + i, word + i, is_signed, odd,
+                     INSTEP_BLOCK);
+    if (i < n)
+        encode_block(code + i, factor[i / INSTEP_BLOCK], x + i, word + i, is_signed, odd, n - i);
 }
 
 ALWAYS_INLINE static void decode_block(float *restrict x, instep_dtype dtype,
@@ -155,8 +168,8 @@ ALWAYS_INLINE static void decode_block(float *restrict x, instep_dtype dtype,
         for (size_t i = 0; i < n; ++i) x[i] = (float)(int8_t)code[i] * unit;
     else
         for (size_t i = 0; i < n; ++i) {
-            const float root = (float)(uint8_t)code[i];
-            x[i] = root * root * unit;
+            const uint16_t root = (uint8_t)code[i]; /* its square is exact: half the vectors */
+            x[i] = (float)(int32_t)(uint16_t)(root * root) * unit;
         }
 }
 
@@ -185,20 +198,20 @@ static void decode_state(float *restrict x, instep_dtype dtype, const char *rest
 }
 
 ALWAYS_INLINE static void encode_share(instep_dtype dtype, char *code, float *scale, const float *x,
-                                       const uint32_t *word, int upper, size_t n)
+                                       const uint32_t *word, int odd, size_t n)
 {
     switch (dtype) {
-    case INSTEP_INT8: encode_int8((int8_t *)code, scale, x, word, upper, n); break;
-    case INSTEP_UINT8: encode_uint8((uint8_t *)code, scale, x, word, upper, n); break;
-    default: encode_bfloats((uint16_t *)(void *)code, x, word, upper, n); break;
+    case INSTEP_INT8: encode_blocks(code, scale, x, word, 1, odd, n); break;
+    case INSTEP_UINT8: encode_blocks(code, scale, x, word, 0, odd, n); break;
+    default: encode_bfloats((uint16_t *)(void *)code, x, word, odd, n); break;
     }
 }
 
 /* The i-th of n codes = x[i], rounded by the random bits of a stream. */
 static void encode_state(instep_dtype dtype, char *code, float *scale, const float *x,
-                         const uint32_t *word, int upper, size_t n)
+                         const uint32_t *word, int odd, size_t n)
 {
-    if (upper) encode_share(dtype, code, scale, x, word, 1, n);
+    if (odd) encode_share(dtype, code, scale, x, word, 1, n);
     else encode_share(dtype, code, scale, x, word, 0, n);
 }
 

@@ -39,7 +39,7 @@ def random_bits(seed, step, leaf, size, stream):
         x = place + np.uint32(key & 0xFFFFFFFF)
         x = (x ^ x >> np.uint32(15) ^ np.uint32(key >> 32)) * np.uint32(0x735A2D97)
         x ^= x >> np.uint32(16)
-        bits[start : start + count] = x >> np.uint32(16) if stream % 2 else x & np.uint32(0xFFFF)
+        bits[start : start + count] = x & np.uint32(0xFFFF) if stream % 2 else x >> np.uint32(16)
     return bits
 
 

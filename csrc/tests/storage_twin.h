@@ -23,7 +23,7 @@ static inline uint32_t random_bits(uint64_t seed, uint64_t step, uint64_t leaf, 
     uint32_t x = (uint32_t)(element % PIECE) * UINT32_C(0x9e3779b9) + (uint32_t)key;
     x = (x ^ x >> 15 ^ (uint32_t)(key >> 32)) * UINT32_C(0x735a2d97);
     x ^= x >> 16;
-    return stream % 2 ? x >> 16 : x & 0xffff;
+    return stream % 2 ? x & 0xffff : x >> 16;
 }
 
 static inline float float_of_bits(uint32_t bits)
