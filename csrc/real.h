@@ -25,11 +25,11 @@
 #error "REAL_BITS must be 32 or 64"
 #endif
 
-/* For functions that take a constant they must be compiled for: a function to call, an option. */
+/* For functions that take a constant they must be compiled for (a function to call, an option);
+ * whose copies would take more room than a call takes time; and that may be slow if they are small.
+ */
 #ifndef ALWAYS_INLINE
-#if defined(_MSC_VER) && !defined(__clang__)
-#define ALWAYS_INLINE __forceinline
-#else
 #define ALWAYS_INLINE __attribute__((always_inline)) inline
-#endif
+#define APART __attribute__((noinline))
+#define SELDOM __attribute__((noinline, cold))
 #endif

@@ -208,8 +208,8 @@ ALWAYS_INLINE static void encode_share(instep_dtype dtype, char *code, float *sc
 }
 
 /* The i-th of n codes = x[i], rounded by the random bits of a stream. */
-static void encode_state(instep_dtype dtype, char *code, float *scale, const float *x,
-                         const uint32_t *word, int odd, size_t n)
+APART static void encode_state(instep_dtype dtype, char *code, float *scale, const float *x,
+                               const uint32_t *word, int odd, size_t n)
 {
     if (odd) encode_share(dtype, code, scale, x, word, 1, n);
     else encode_share(dtype, code, scale, x, word, 0, n);

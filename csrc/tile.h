@@ -72,6 +72,22 @@ ALWAYS_INLINE static void FN(decode)(REAL *restrict tile, const char *restrict a
         for (intptr_t i = 0; i < (intptr_t)count; ++i) tile[i] = from(at + i * stride);
 }
 
+/* FN(load_run) of a type that gradients and targets seldom have. */
+SELDOM static void FN(load_other)(REAL *restrict tile, const char *restrict at, intptr_t stride,
+                                  size_t count, instep_dtype dtype)
+{
+    switch (dtype) {
+    case INSTEP_INT8: FN(decode)(tile, at, stride, count, 0, FN(from_int8)); break;
+    case INSTEP_INT16: FN(decode)(tile, at, stride, count, 0, FN(from_int16)); break;
+    case INSTEP_UINT16: FN(decode)(tile, at, stride, count, 0, FN(from_uint16)); break;
+    case INSTEP_UINT32: FN(decode)(tile, at, stride, count, 0, FN(from_uint32)); break;
+    case INSTEP_UINT64: FN(decode)(tile, at, stride, count, 0, FN(from_uint64)); break;
+    default: /* INSTEP_LONGDOUBLE */
+        FN(decode)(tile, at, stride, count, 0, FN(from_longdouble));
+        break;
+    }
+}
+
 /* tile[i] = the i-th of `count` elements of type `dtype` that lie `stride` bytes apart. */
 static void FN(load_run)(REAL *restrict tile, const char *restrict at, intptr_t stride,
                          size_t count, instep_dtype dtype)
@@ -81,17 +97,10 @@ static void FN(load_run)(REAL *restrict tile, const char *restrict at, intptr_t 
     case INSTEP_FLOAT64: FN(decode)(tile, at, stride, count, 8, FN(from_double)); break;
     case INSTEP_FLOAT16: FN(decode)(tile, at, stride, count, 2, FN(from_half)); break;
     case INSTEP_BFLOAT16: FN(decode)(tile, at, stride, count, 2, FN(from_bfloat)); break;
-    case INSTEP_INT8: FN(decode)(tile, at, stride, count, 1, FN(from_int8)); break;
-    case INSTEP_INT16: FN(decode)(tile, at, stride, count, 2, FN(from_int16)); break;
     case INSTEP_INT32: FN(decode)(tile, at, stride, count, 4, FN(from_int32)); break;
     case INSTEP_INT64: FN(decode)(tile, at, stride, count, 8, FN(from_int64)); break;
     case INSTEP_UINT8: FN(decode)(tile, at, stride, count, 1, FN(from_uint8)); break;
-    case INSTEP_UINT16: FN(decode)(tile, at, stride, count, 2, FN(from_uint16)); break;
-    case INSTEP_UINT32: FN(decode)(tile, at, stride, count, 4, FN(from_uint32)); break;
-    case INSTEP_UINT64: FN(decode)(tile, at, stride, count, 8, FN(from_uint64)); break;
-    default: /* INSTEP_LONGDOUBLE */
-        FN(decode)(tile, at, stride, count, sizeof(long double), FN(from_longdouble));
-        break;
+    default: FN(load_other)(tile, at, stride, count, dtype); break;
     }
 }
 

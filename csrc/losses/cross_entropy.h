@@ -14,7 +14,7 @@
  * lanes gives the same maximum. */
 static REAL FN(largest)(const REAL *x, size_t n, REAL top)
 {
-    enum { LANES = 64, STEP = 16 };
+    enum { LANES = 32, STEP = 8 };
     REAL lane[LANES];
     size_t i = 0;
     for (size_t j = 0; j < LANES; ++j) lane[j] = top;

@@ -3,6 +3,7 @@
 #
 #   csrc/tests/run.sh [plain|asan|tsan|aarch64|musl|windows|fuzz [SECONDS]]
 #
+# plain checks vmath over every float32, which takes minutes; with VMATH_EVERY=16 one block in 16.
 # asan also replays the corpora of the fuzz targets. fuzz, which needs clang: libFuzzer for SECONDS
 # (300) on each target (TARGETS: "plan loss state"), adding what it finds new to the corpora in CORPORA,
 # by default a temporary copy.
@@ -23,20 +24,35 @@ cd "$(dirname "$0")/../.."
 build=$(mktemp -d)
 trap 'rm -rf "$build"' EXIT
 
-# The flags of all files (unix) or of csrc/isa/NAME.c, or the list of such names (isas).
+# The flags of all files (unix), those of csrc/isa/NAME.c (NAME), how GCC optimizes it (kernels NAME),
+# or the list of such names (isas).
 flags() {
-    python3 - "$1" <<'PYTHON'
+    python3 - "$@" <<'PYTHON'
 import ast, os, sys
 
 tree = ast.parse(open("setup.py").read())
-wanted = {"SANITIZE", "UNIX", "DEBUG", "FLAGS", "ISA"}
-assignments = [node for node in tree.body if isinstance(node, ast.Assign)]
-tree.body = [node for node in assignments if ast.unparse(node.targets[0]) in wanted]
+wanted = {"SANITIZE", "UNIX", "DEBUG", "FLAGS", "ISA", "GCC", "NO_HALVES", "KERNELS"}
+assignments = [node for node in tree.body if isinstance(node, ast.Assign | ast.AugAssign)]
+targets = [node.target if isinstance(node, ast.AugAssign) else node.targets[0] for node in assignments]
+tree.body = [node for node, target in zip(assignments, targets) if ast.unparse(target) in wanted]
 tables = {"os": os}
 exec(compile(tree, "setup.py", "exec"), tables)
 isas = tables["ISA"]
-print(*{"unix": tables["FLAGS"]["unix"], "isas": isas, **isas}[sys.argv[1]])
+if sys.argv[1] == "kernels":
+    print(*tables["KERNELS"][sys.argv[2]])
+else:
+    print(*{"unix": tables["FLAGS"]["unix"], "isas": isas, **isas}[sys.argv[1]])
 PYTHON
+}
+
+# How $cc optimizes csrc/isa/$1.c, as in setup.py.
+kernels() {
+    case $mode in asan | tsan | fuzz) return ;; esac
+    if $cc $(flags kernels "$1") -Werror -x c -c /dev/null -o "$build/probe" 2>/dev/null; then
+        flags kernels "$1"
+    else
+        echo -O3
+    fi
 }
 
 # Exit 77 unless there are the programs $2..., which are in the packages $1 of Debian.
@@ -107,7 +123,7 @@ build_core() {
     mkdir "$1"
     for isa in $(flags isas); do
         if $cc $(flags "$isa") -x c -c /dev/null -o "$build/probe" 2>/dev/null; then
-            $cc $common $(flags "$isa") -c "csrc/isa/$isa.c" -o "$1/isa_$isa.o" &
+            $cc $common $(flags "$isa") $(kernels "$isa") -c "csrc/isa/$isa.c" -o "$1/isa_$isa.o" &
             isas="$isas $isa"
             have="$have -DINSTEP_HAVE_$(echo "$isa" | tr '[:lower:]' '[:upper:]')"
         fi
@@ -149,7 +165,7 @@ print_bits() {
 # Print the hash of vmath's results, in the directory of the core $1, to $build/vmath.$1.
 sample_vmath() {
     echo "== test_vmath sample ($1)"
-    $cc $common csrc/tests/test_vmath.c -lm -o "$build/test_vmath.$1.exe"
+    $cc $common $(kernels baseline) csrc/tests/test_vmath.c -lm -o "$build/test_vmath.$1.exe"
     $launch "$build/test_vmath.$1.exe" sample >"$build/printed" || failed="$failed vmath-$1"
     tr -d '\r' <"$build/printed" >"$build/vmath.$1"
 }
@@ -227,7 +243,7 @@ if [ "$mode" = plain ]; then
     fastest_first=
     for isa in $isas; do fastest_first="$isa $fastest_first"; done
     for isa in $fastest_first; do
-        $cc $common $(flags "$isa") csrc/tests/test_vmath.c -lm -o "$build/test_vmath"
+        $cc $common $(flags "$isa") $(kernels "$isa") csrc/tests/test_vmath.c -lm -o "$build/test_vmath"
         echo "== test_vmath ($isa)"
         status=0
         "$build/test_vmath" $only >"$build/vmath.txt" || status=$?
