@@ -276,6 +276,8 @@ def test_parameters_that_are_no_numpy_arrays(holder, make, dtype, rng, tmp_path)
     plain = start.copy()
     expected, _ = run(make, plain, grads)
     param = HOLDERS[holder](start, tmp_path)
+    if holder == "dlpack" and not np.from_dlpack(param).flags.writeable:
+        pytest.skip("this NumPy reads what DLPack hands over, and does not write to it")
     opt = make(param)
     for grad in grads:
         opt.step(grad)
