@@ -22,10 +22,12 @@ ABI3 = os.environ.get("INSTEP_ABI3", "1") == "1" and not sysconfig.get_config_va
 # Equal bits everywhere: no contraction to FMA, no fast-math. -fno-math-errno and
 # -fno-trapping-math change no value; without them GCC vectorizes neither sqrt nor selects.
 UNIX = "-O2 -std=gnu11 -ffp-contract=off -fno-math-errno -fno-trapping-math -fvisibility=hidden"
-DEBUG = f"-O1 -g -fno-omit-frame-pointer -fsanitize={SANITIZE}" if SANITIZE else "-g0"
-# Nothing is thrown through this code: no tables for unwinding, except on Windows, which wants them.
+# Nothing is thrown through this code, so it needs no tables for unwinding (native backtraces end in
+# it); Windows and the sanitizers want them.
+SMALL = "-g0 -fno-asynchronous-unwind-tables"
+DEBUG = f"-O1 -g -fno-omit-frame-pointer -fsanitize={SANITIZE}" if SANITIZE else SMALL
 FLAGS = {
-    "unix": f"{UNIX} -fno-asynchronous-unwind-tables -pthread {DEBUG}".split(),
+    "unix": f"{UNIX} -pthread {DEBUG}".split(),
     "msvc": f"{UNIX} -g0".split(),
 }
 # Flags of each instruction set, given to csrc/isa/<name>.c alone. 512-bit vectors are measured in

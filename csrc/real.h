@@ -25,11 +25,11 @@
 #error "REAL_BITS must be 32 or 64"
 #endif
 
-/* For functions that take a constant they must be compiled for (a function to call, an option);
- * whose copies would take more room than a call takes time; and that may be slow if they are small.
- */
 #ifndef ALWAYS_INLINE
+/* For functions that take a constant they must be compiled for: a function to call, an option. */
 #define ALWAYS_INLINE __attribute__((always_inline)) inline
+/* For large functions that are called from several places: one copy. */
 #define APART __attribute__((noinline))
+/* For what is seldom run: small rather than fast. */
 #define SELDOM __attribute__((noinline, cold))
 #endif

@@ -31,7 +31,7 @@ flags() {
 import ast, os, sys
 
 tree = ast.parse(open("setup.py").read())
-wanted = {"SANITIZE", "UNIX", "DEBUG", "FLAGS", "ISA", "GCC", "NO_HALVES", "KERNELS"}
+wanted = {"SANITIZE", "UNIX", "SMALL", "DEBUG", "FLAGS", "ISA", "GCC", "NO_HALVES", "KERNELS"}
 assignments = [node for node in tree.body if isinstance(node, ast.Assign | ast.AugAssign)]
 targets = [node.target if isinstance(node, ast.AugAssign) else node.targets[0] for node in assignments]
 tree.body = [node for node, target in zip(assignments, targets) if ast.unparse(target) in wanted]
@@ -90,21 +90,21 @@ windows)
     cross=${CROSS:-clang-19}
     emulator=$(command -v wine64 || echo /usr/lib/wine/wine64)
     needs "clang-19 gcc-mingw-w64-x86-64-posix wine64" "$cross" x86_64-w64-mingw32-gcc "$emulator"
-    cross="$cross --target=x86_64-w64-windows-gnu -static -D__USE_MINGW_ANSI_STDIO=1"
+    cross="$cross --target=x86_64-w64-windows-gnu -fasynchronous-unwind-tables -static -D__USE_MINGW_ANSI_STDIO=1"
     there="region labels threads" # the pool's needs fork, the plan's a precise powl
     export WINEPREFIX="$build/wine" WINEDEBUG=-all
     server=$(command -v wineserver || echo /usr/lib/wine/wineserver) # it writes until it ends
     trap '"$server" -k -w; rm -rf "$build"' EXIT
     ;;
-asan) common="$common -O1 -g -fno-omit-frame-pointer -fno-sanitize-recover=all
+asan) common="$common -O1 -g -fno-omit-frame-pointer -fasynchronous-unwind-tables -fno-sanitize-recover=all
     -fsanitize=address,undefined" ;;
 fuzz)
     cc=${CC:-clang-19}
-    common="$common -g -fno-omit-frame-pointer -fno-sanitize-recover=all
+    common="$common -g -fno-omit-frame-pointer -fasynchronous-unwind-tables -fno-sanitize-recover=all
         -fsanitize=address,undefined,fuzzer-no-link"
     ;;
 tsan)
-    common="$common -O1 -g -fno-omit-frame-pointer -fsanitize=thread"
+    common="$common -O1 -g -fno-omit-frame-pointer -fasynchronous-unwind-tables -fsanitize=thread"
     # Its shadow memory wants a fixed layout; a child of a fork may start threads.
     launch="setarch -R"
     export TSAN_OPTIONS="die_after_fork=0 halt_on_error=1 ${TSAN_OPTIONS:-}"
@@ -123,7 +123,8 @@ build_core() {
     mkdir "$1"
     for isa in $(flags isas); do
         if $cc $(flags "$isa") -x c -c /dev/null -o "$build/probe" 2>/dev/null; then
-            $cc $common $(flags "$isa") $(kernels "$isa") -c "csrc/isa/$isa.c" -o "$1/isa_$isa.o" &
+            kernels=$(kernels "$isa")
+            $cc $common $(flags "$isa") $kernels ${CFLAGS:-} -c "csrc/isa/$isa.c" -o "$1/isa_$isa.o" &
             isas="$isas $isa"
             have="$have -DINSTEP_HAVE_$(echo "$isa" | tr '[:lower:]' '[:upper:]')"
         fi

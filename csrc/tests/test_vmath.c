@@ -170,7 +170,9 @@ static void check_every_float32(int threads)
         int running = 0;
         for (; running < threads && first + (uint64_t)running < 256; ++running) {
             const uint64_t k = first + (uint64_t)running;
-            parts[running] = (part){.first = k * share, .last = (k + 1) * share};
+            /* another of the chunks in each part, so that all mantissas have their turn */
+            const uint64_t first_chunk = k * share + k % every * CHUNK;
+            parts[running] = (part){.first = first_chunk, .last = (k + 1) * share};
             if (pthread_create(&thread[running], NULL, check_part, &parts[running])) exit(2);
         }
         for (int k = 0; k < running; ++k) {
@@ -304,7 +306,7 @@ int main(int count, char **arguments)
     const int threads = count > 1 + hash_alone ? atoi(arguments[1 + hash_alone]) : 2;
     const char *blocks = getenv("VMATH_EVERY");
     if (blocks != NULL) every = strtoull(blocks, NULL, 10);
-    if (threads < 1 || threads > MOST_THREADS || every < 1) return 2;
+    if (threads < 1 || threads > MOST_THREADS || every < 1 || every > 256) return 2;
     check_special_values();
     check_float64();
     check_every_float32(threads);
