@@ -26,10 +26,7 @@ UNIX = "-O2 -std=gnu11 -ffp-contract=off -fno-math-errno -fno-trapping-math -fvi
 # it); Windows and the sanitizers want them.
 SMALL = "-g0 -fno-asynchronous-unwind-tables"
 DEBUG = f"-O1 -g -fno-omit-frame-pointer -fsanitize={SANITIZE}" if SANITIZE else SMALL
-FLAGS = {
-    "unix": f"{UNIX} -pthread {DEBUG}".split(),
-    "msvc": f"{UNIX} -g0".split(),
-}
+FLAGS = {"unix": f"{UNIX} -pthread {DEBUG}".split(), "msvc": f"{UNIX} -g0".split()}
 # Flags of each instruction set, given to csrc/isa/<name>.c alone. 512-bit vectors are measured in
 # docs/architecture.md.
 ISA = {
@@ -40,14 +37,12 @@ ISA = {
 # How csrc/isa/<name>.c is optimized: by GCC as fast as with -O3 in two thirds of its size, measured
 # in docs/performance.md; with -O3 by compilers that do not know all of this. Remainders get vectors
 # of half the length where that pays: of 100 elements AVX2 leaves 4, the others 0 and 4.
-GCC = "-ftree-vectorize -fvect-cost-model=dynamic -funswitch-loops -fpeel-loops"
-GCC += " --param=max-completely-peeled-insns=56 -falign-functions=1 -falign-jumps=1"
-NO_HALVES = "--param=vect-epilogues-nomask=0"
-KERNELS = {
-    "baseline": [*GCC.split(), NO_HALVES],
-    "avx2": GCC.split(),
-    "avx512": [*GCC.split(), NO_HALVES],
-}
+HALVES = (
+    "-ftree-vectorize -fvect-cost-model=dynamic -funswitch-loops -fpeel-loops"
+    " --param=max-completely-peeled-insns=56 -falign-functions=1 -falign-jumps=1"
+).split()
+NO_HALVES = [*HALVES, "--param=vect-epilogues-nomask=0"]
+KERNELS = {"baseline": NO_HALVES, "avx2": HALVES, "avx512": NO_HALVES}
 
 
 def as_clang_cl(flags: list[str]) -> list[str]:

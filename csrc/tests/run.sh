@@ -31,10 +31,9 @@ flags() {
 import ast, os, sys
 
 tree = ast.parse(open("setup.py").read())
-wanted = {"SANITIZE", "UNIX", "SMALL", "DEBUG", "FLAGS", "ISA", "GCC", "NO_HALVES", "KERNELS"}
-assignments = [node for node in tree.body if isinstance(node, ast.Assign | ast.AugAssign)]
-targets = [node.target if isinstance(node, ast.AugAssign) else node.targets[0] for node in assignments]
-tree.body = [node for node, target in zip(assignments, targets) if ast.unparse(target) in wanted]
+wanted = {"SANITIZE", "UNIX", "SMALL", "DEBUG", "FLAGS", "ISA", "HALVES", "NO_HALVES", "KERNELS"}
+assignments = [node for node in tree.body if isinstance(node, ast.Assign)]
+tree.body = [node for node in assignments if ast.unparse(node.targets[0]) in wanted]
 tables = {"os": os}
 exec(compile(tree, "setup.py", "exec"), tables)
 isas = tables["ISA"]
