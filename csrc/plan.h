@@ -10,11 +10,8 @@ enum { INSTEP_PIECE = 16384 };
 
 typedef struct {
     size_t size;
-    instep_view parameter, gradient, state[INSTEP_MAX_STATES];
-    instep_view average, copy;       /* if `averaged`, `copied` */
-    float *scale[INSTEP_MAX_STATES]; /* of the blocks of states in 8 bits */
-    intptr_t *shape;                 /* as given, ndim lengths; the axes of all views follow it */
-    int *order;                      /* the walk order, ndim axes */
+    intptr_t *shape; /* as given, ndim lengths; the axes of all views follow it */
+    int *order;      /* the walk order, ndim axes */
     int32_t row;
     uint32_t index; /* its number in the plan */
     int16_t rule;
@@ -23,6 +20,9 @@ typedef struct {
     uint8_t in_rule;        /* all states are bfloat16, as kept.h has them */
     uint8_t words, nearest; /* bits: words of random bits drawn, states rounded to the nearest */
     uint8_t clear;          /* the last gradient is known to be clear of what the plan writes */
+    instep_view gradient, parameter, state[INSTEP_MAX_STATES];
+    instep_view average, copy;       /* if `averaged`, `copied` */
+    float *scale[INSTEP_MAX_STATES]; /* of the blocks of states in 8 bits */
 } instep_leaf;
 
 typedef struct {

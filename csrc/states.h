@@ -40,15 +40,15 @@ static void FN(close_state)(const instep_leaf *leaf, int k, size_t start, size_t
 
 /* The rule on states of bfloat16 as they lie. */
 static void FN(run_on_codes)(const instep_leaf *leaf, size_t start, size_t n, REAL *p,
-                             const REAL *g, const double *coefficients, const rounding *by)
+                             const REAL *g, const double *coefficients, random_key key)
 {
 #if REAL_BITS == 32
     uint16_t *state[INSTEP_MAX_STATES];
     for (int k = 0; k < leaf->states; ++k)
         state[k] = (uint16_t *)(void *)leaf->state[k].data + start;
-    rules_bf16[leaf->rule](n, p, g, state, random_key_at(by->key[0], start), coefficients);
+    rules_bf16[leaf->rule](n, p, g, state, random_key_at(key, start), coefficients);
 #else
-    (void)leaf, (void)start, (void)n, (void)p, (void)g, (void)coefficients, (void)by;
+    (void)leaf, (void)start, (void)n, (void)p, (void)g, (void)coefficients, (void)key;
 #endif
 }
 

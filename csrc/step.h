@@ -2,9 +2,11 @@
  *
  *     decode gradient, parameter, states -> rule -> what extras.h does -> encode parameter, states
  *
- * tile by tile. Dense arrays of the compute type are used where they lie, and when all are, the
- * piece is one tile. What an element becomes does not depend on where a tile begins, so tiles of a
- * dense parameter begin at cache lines: vectors that straddle two lines cost half as much again. */
+ * tile by tile. Dense arrays of the compute type are used where they lie, and when all are and the
+ * update is all there is to do, the rule takes the piece at once. What an element becomes does not
+ * depend on where a tile begins, so tiles of a dense parameter begin at cache lines: vectors that
+ * straddle two lines cost half as much again. */
+
 /* A scale that REAL cannot hold to full precision (float32 only). */
 static inline int FN(is_extreme)(double scale)
 {
@@ -51,7 +53,7 @@ static void FN(update)(const instep_leaf *leaf, size_t start, size_t n, const do
                              coefficients);
         memcpy(before, p, n * sizeof *p);
     }
-    if (by->in_rule) FN(run_on_codes)(leaf, start, n, p, g, coefficients, by);
+    if (by->in_rule) FN(run_on_codes)(leaf, start, n, p, g, coefficients, by->key[0]);
     else FN(rules)[leaf->rule](n, p, g, state, (random_key){0, 0}, coefficients);
     draw_words(by, leaf, start, n);
     FN(round_parameter)(leaf, p, n, by);
@@ -65,8 +67,40 @@ static void FN(update)(const instep_leaf *leaf, size_t start, size_t n, const do
             FN(close_state)(leaf, k, start, n, state[k], buffer[2 + k], by);
 }
 
-static void FN(step)(const instep_leaf *leaf, size_t start, size_t count, const double *row,
-                     const instep_step_options *options, instep_measures *measures)
+/* Do all arrays of the leaf lie dense in the type that the rule takes, and is the update all there
+ * is to do? */
+static inline int FN(is_whole)(const instep_leaf *leaf, const instep_step_options *options,
+                               int in_rule)
+{
+    const int real = leaf->gradient.dtype == REAL_DTYPE && leaf->parameter.dtype == REAL_DTYPE;
+    int whole = real && leaf->gradient.dense && leaf->parameter.dense;
+    for (int k = 0; k < leaf->states; ++k)
+        whole &= in_rule || (leaf->state[k].dense && leaf->state[k].dtype == REAL_DTYPE);
+    whole &= !(leaf->averaged || leaf->copied);
+    return whole && !(options->zero_gradients || options->measure);
+}
+
+/* A piece of such a leaf, where it lies. */
+static void FN(step_whole)(const instep_leaf *leaf, size_t start, size_t count, const double *row,
+                           const instep_step_options *options, int in_rule)
+{
+    const size_t head = count > INSTEP_TILE ? FN(head)(leaf, start) : 0, end = start + count;
+    random_key key = {0, 0};
+    if (in_rule) key = random_key_of(options, leaf->index, start, 0);
+    for (size_t n = head > 0 ? head : count; start < end; start += n, n = end - start) {
+        REAL *p = (REAL *)(void *)leaf->parameter.data + start, *state[INSTEP_MAX_STATES];
+        const REAL *g = (const REAL *)(const void *)leaf->gradient.data + start;
+        for (int k = 0; k < leaf->states; ++k)
+            state[k] = (REAL *)(void *)leaf->state[k].data + start;
+        if (in_rule) FN(run_on_codes)(leaf, start, n, p, g, row, key);
+        else FN(rules)[leaf->rule](n, p, g, state, key, row);
+    }
+}
+
+/* A piece tile by tile, with copies of what lies or is stored otherwise. */
+APART static void FN(step_tiles)(const instep_leaf *leaf, size_t start, size_t count,
+                                 const double *row, const instep_step_options *options, int in_rule,
+                                 instep_measures *measures)
 {
     double coefficients[INSTEP_MAX_COEFFICIENTS];
     rounding by;
@@ -76,22 +110,25 @@ static void FN(step)(const instep_leaf *leaf, size_t start, size_t count, const 
     const int scaled = wide || FN(is_extreme)(row[0]), measure = options->measure;
     const size_t end = start + count;
     const size_t head = count > INSTEP_TILE && !measure ? FN(head)(leaf, start) : 0;
-    by.in_rule = leaf->in_rule && FN(only_scales)(row);
-    int whole = leaf->gradient.dense && !scaled && leaf->parameter.dense && given == REAL_DTYPE;
-    whole &= leaf->parameter.dtype == REAL_DTYPE;
-    for (int k = 0; k < leaf->states; ++k)
-        whole &= by.in_rule || (leaf->state[k].dense && leaf->state[k].dtype == REAL_DTYPE);
-    whole &= !(leaf->averaged || leaf->copied || options->zero_gradients || measure);
-    const size_t tile = whole || count < INSTEP_TILE ? count : INSTEP_TILE;
 
+    by.in_rule = in_rule;
     if (measure) memset(&lanes, 0, sizeof lanes);
     if (leaf->words != 0 || leaf->nearest != 0) prepare_rounding(&by, leaf, start, options);
     memcpy(coefficients, row, sizeof coefficients);
     if (scaled) coefficients[0] = 1; /* gradient_scale: load_scaled has applied it */
-    for (size_t n = head > 0 ? head : tile; start < end; start += n, n = tile) {
+    for (size_t n = head > 0 ? head : INSTEP_TILE; start < end; start += n, n = INSTEP_TILE) {
         if (n > end - start) n = end - start;
         FN(update)(leaf, start, n, row, scaled, coefficients, options, &by,
                    measure ? &lanes : NULL);
     }
     if (measure) *measures = FN(sum_up)(&lanes);
+}
+
+static void FN(step)(const instep_leaf *leaf, size_t start, size_t count, const double *row,
+                     const instep_step_options *options, instep_measures *measures)
+{
+    const int in_rule = leaf->in_rule && FN(only_scales)(row);
+    if (FN(is_whole)(leaf, options, in_rule) && !FN(is_extreme)(row[0]))
+        FN(step_whole)(leaf, start, count, row, options, in_rule);
+    else FN(step_tiles)(leaf, start, count, row, options, in_rule, measures);
 }
