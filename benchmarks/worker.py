@@ -4,6 +4,7 @@ Started by `benchmarks.harness` as ``python -m benchmarks.worker MODULE CLASS TH
 Requests and answers are one JSON object a line.
 """
 
+import ctypes
 import gc
 import importlib
 import json
@@ -26,6 +27,14 @@ def _own_output() -> TextIO:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     return answers
+
+
+def _give_back() -> None:
+    """To the system what the allocator keeps of freed arrays: other contenders need the memory."""
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
+    if trim is not None:  # glibc
+        trim(0)
 
 
 class Worker:
@@ -51,6 +60,7 @@ class Worker:
             raise ArithmeticError(f"error {error:.1e} against the twin, allowed {bound:.0e}")
         times = self._times_in(seconds)
         self.contender.forget()
+        _give_back()
         return {"times": times, "error": error}
 
     def _times_in(self, seconds: float) -> int:
@@ -73,6 +83,7 @@ class Worker:
         self.contender.run(max(2, times // 10))
         seconds, cpu = self._time(times)
         self.contender.forget()
+        _give_back()
         return {"seconds": seconds / times, "cpu": cpu / seconds}
 
     def _time(self, times: int) -> tuple[float, float]:
@@ -88,7 +99,7 @@ class Worker:
 
     def release(self) -> dict[str, Any]:
         self.contender = None
-        gc.collect()
+        _give_back()
         return {}
 
     def note(self) -> dict[str, Any]:
