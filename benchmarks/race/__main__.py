@@ -39,7 +39,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     add_forms(
         made,
         quick="under 3 minutes: does it work?",
-        full="more works, longer: about 45 minutes",
+        full="more works, longer: some two hours",
     )
     add("--only", type=names_of(SECTIONS), metavar="NAMES", help=", ".join(SECTIONS))
     add("--threads", type=int, metavar="N", help="only what is raced on N threads")
