@@ -46,6 +46,9 @@ typedef pthread_cond_t condition;
 
 enum { MOST_WORKERS = 255, WORKER_SPINS = 1000, CALLER_SPINS = 4000 };
 
+/* Of a worker, which needs a tenth of it; musl's threads have 128 KB. */
+enum { STACK_BYTES = 1 << 20 };
+
 #define INSIDE UINT64_C(0xffff)
 #define SEAT UINT64_C(0x10000)
 #define SEATS UINT64_C(0x7fff0000)
@@ -149,15 +152,18 @@ static int start_worker(uint32_t seen)
 {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
     pthread_t thread;
+    pthread_attr_t attributes;
     sigset_t all, before;
     pthread_once(&once, watch_forks);
+    if (pthread_attr_init(&attributes) != 0) return -1;
+    pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
+    pthread_attr_setstacksize(&attributes, STACK_BYTES);
     sigfillset(&all); /* signals are for the program's own threads */
     pthread_sigmask(SIG_SETMASK, &all, &before);
-    const int failed = pthread_create(&thread, NULL, worker_main, (void *)(uintptr_t)seen);
+    const int failed = pthread_create(&thread, &attributes, worker_main, (void *)(uintptr_t)seen);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
-    if (failed) return -1;
-    pthread_detach(thread);
-    return 0;
+    pthread_attr_destroy(&attributes);
+    return failed ? -1 : 0;
 }
 #endif
 

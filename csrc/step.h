@@ -33,31 +33,42 @@ static inline size_t FN(head)(const instep_leaf *leaf, size_t start)
     return dense && !leaf->blocked ? (0 - address) % INSTEP_LINE / sizeof(REAL) : 0;
 }
 
-/* One tile. `scaled`: load_scaled applies row[0], which is 1 in `coefficients`. `lanes`: NULL if
- * nothing is measured. `by`: prepared if leaf->words. */
-static void FN(update)(const instep_leaf *leaf, size_t start, size_t n, const double *row,
-                       int scaled, const double *coefficients, const instep_step_options *options,
-                       rounding *by, FN(lanes) * lanes)
+/* What the tiles of a piece share. */
+typedef struct {
+    const instep_leaf *leaf;
+    const instep_step_options *options;
+    int scaled;   /* the gradient is scaled as it is loaded, by `scale` */
+    double scale; /* and coefficients[0] is 1 then */
+    double coefficients[INSTEP_MAX_COEFFICIENTS];
+    FN(lanes) * lanes; /* NULL if nothing is measured */
+    rounding by;       /* prepared if leaf->words or leaf->nearest */
+} FN(pass);
+
+/* One tile. `loaded`: its gradient, if that is there as REAL already, else NULL. */
+APART static void FN(update)(FN(pass) * pass, size_t start, size_t n, const REAL *loaded)
 {
     _Alignas(64) REAL buffer[3 + INSTEP_MAX_STATES][INSTEP_TILE];
     REAL *const before = buffer[2 + INSTEP_MAX_STATES], *state[INSTEP_MAX_STATES];
-    const REAL *g = buffer[0];
-    if (scaled) FN(load_scaled)(buffer[0], &leaf->gradient, start, n, row[0]);
-    else g = FN(borrow)(&leaf->gradient, start, n, buffer[0]);
+    const instep_leaf *leaf = pass->leaf;
+    const instep_step_options *options = pass->options;
+    rounding *by = &pass->by;
+    const REAL *g = loaded != NULL ? loaded : buffer[0];
+    if (pass->scaled) FN(load_scaled)(buffer[0], &leaf->gradient, start, n, pass->scale);
+    else if (loaded == NULL) g = FN(borrow)(&leaf->gradient, start, n, buffer[0]);
     REAL *p = FN(borrow)(&leaf->parameter, start, n, buffer[1]);
     if (!by->in_rule)
         for (int k = 0; k < leaf->states; ++k)
             state[k] = FN(open_state)(leaf, k, start, n, buffer[2 + k]);
-    if (lanes != NULL) {
-        FN(measure_gradient)(lanes, leaf, start, n, g, scaled, options->measured_scale,
-                             coefficients);
+    if (pass->lanes != NULL) {
+        FN(measure_gradient)(pass->lanes, leaf, start, n, g, pass->scaled, options->measured_scale,
+                             pass->coefficients);
         memcpy(before, p, n * sizeof *p);
     }
-    if (by->in_rule) FN(run_on_codes)(leaf, start, n, p, g, coefficients, by->key[0]);
-    else FN(rules)[leaf->rule](n, p, g, state, (random_key){0, 0}, coefficients);
+    if (by->in_rule) FN(run_on_codes)(leaf, start, n, p, g, pass->coefficients, by->key[0]);
+    else FN(rules)[leaf->rule](n, p, g, state, (random_key){0, 0}, pass->coefficients);
     draw_words(by, leaf, start, n);
     FN(round_parameter)(leaf, p, n, by);
-    if (lanes != NULL) FN(measure_parameter)(lanes, p, before, n);
+    if (pass->lanes != NULL) FN(measure_parameter)(pass->lanes, p, before, n);
     if (leaf->averaged) FN(average)(leaf, start, n, p, options->average_weight);
     if (leaf->copied) FN(store)(p, &leaf->copy, start, n);
     if (options->zero_gradients) FN(zero)(&leaf->gradient, start, n);
@@ -65,6 +76,29 @@ static void FN(update)(const instep_leaf *leaf, size_t start, size_t n, const do
     if (!by->in_rule)
         for (int k = 0; k < leaf->states; ++k)
             FN(close_state)(leaf, k, start, n, state[k], buffer[2 + k], by);
+}
+
+/* Elements [start, end). `loaded`: as of update, for all of them. */
+static void FN(update_tiles)(FN(pass) * pass, size_t start, size_t end, const REAL *loaded)
+{
+    const int aligned = end - start > INSTEP_TILE && pass->lanes == NULL;
+    const size_t head = aligned ? FN(head)(pass->leaf, start) : 0;
+    for (size_t n = head > 0 ? head : INSTEP_TILE; start < end; start += n, n = INSTEP_TILE) {
+        if (n > end - start) n = end - start;
+        FN(update)(pass, start, n, loaded);
+        if (loaded != NULL) loaded += n;
+    }
+}
+
+/* The same by panels of the gradient, whose memory runs across the walk. */
+APART static void FN(update_panels)(FN(pass) * pass, size_t start, size_t end)
+{
+    _Alignas(64) REAL panel[INSTEP_PANEL / sizeof(REAL)];
+    for (size_t n = INSTEP_PANEL / sizeof(REAL); start < end; start += n) {
+        if (n > end - start) n = end - start;
+        FN(load_across)(panel, &pass->leaf->gradient, start, n);
+        FN(update_tiles)(pass, start, start + n, panel);
+    }
 }
 
 /* Do all arrays of the leaf lie dense in the type that the rule takes, and is the update all there
@@ -102,26 +136,25 @@ APART static void FN(step_tiles)(const instep_leaf *leaf, size_t start, size_t c
                                  const double *row, const instep_step_options *options, int in_rule,
                                  instep_measures *measures)
 {
-    double coefficients[INSTEP_MAX_COEFFICIENTS];
-    rounding by;
     FN(lanes) lanes;
+    FN(pass) pass;
     const instep_dtype given = (instep_dtype)leaf->gradient.dtype;
     const int wide = REAL_BITS == 32 && (given == INSTEP_FLOAT64 || given == INSTEP_LONGDOUBLE);
-    const int scaled = wide || FN(is_extreme)(row[0]), measure = options->measure;
-    const size_t end = start + count;
-    const size_t head = count > INSTEP_TILE && !measure ? FN(head)(leaf, start) : 0;
 
-    by.in_rule = in_rule;
-    if (measure) memset(&lanes, 0, sizeof lanes);
-    if (leaf->words != 0 || leaf->nearest != 0) prepare_rounding(&by, leaf, start, options);
-    memcpy(coefficients, row, sizeof coefficients);
-    if (scaled) coefficients[0] = 1; /* gradient_scale: load_scaled has applied it */
-    for (size_t n = head > 0 ? head : INSTEP_TILE; start < end; start += n, n = INSTEP_TILE) {
-        if (n > end - start) n = end - start;
-        FN(update)(leaf, start, n, row, scaled, coefficients, options, &by,
-                   measure ? &lanes : NULL);
-    }
-    if (measure) *measures = FN(sum_up)(&lanes);
+    pass.leaf = leaf;
+    pass.options = options;
+    pass.scaled = wide || FN(is_extreme)(row[0]);
+    pass.scale = row[0];
+    memcpy(pass.coefficients, row, sizeof pass.coefficients);
+    if (pass.scaled) pass.coefficients[0] = 1;
+    pass.lanes = options->measure ? &lanes : NULL;
+    if (options->measure) memset(&lanes, 0, sizeof lanes);
+    pass.by.in_rule = in_rule;
+    if (leaf->words != 0 || leaf->nearest != 0) prepare_rounding(&pass.by, leaf, start, options);
+    if (!pass.scaled && instep_view_runs_across(&leaf->gradient))
+        FN(update_panels)(&pass, start, start + count);
+    else FN(update_tiles)(&pass, start, start + count, NULL);
+    if (options->measure) *measures = FN(sum_up)(&lanes);
 }
 
 static void FN(step)(const instep_leaf *leaf, size_t start, size_t count, const double *row,

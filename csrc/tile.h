@@ -117,6 +117,44 @@ static void FN(load)(REAL *restrict tile, const instep_view *view, size_t start,
     }
 }
 
+/* FN(load) of `rows` whole rows of a view that runs across: a block of columns after the other, so
+ * that a cache line, which holds elements of several rows, is read once and written once. */
+APART static void FN(load_rows)(REAL *restrict tile, const instep_view *view, size_t start,
+                                size_t rows)
+{
+    REAL block[INSTEP_COLUMNS][INSTEP_ROWS];
+    const size_t width = (size_t)view->axes[view->ndim - 1];
+    const intptr_t across = view->axes[2 * view->ndim - 2];
+    const uintptr_t ahead = (uintptr_t)(INSTEP_COLUMNS * view->stride);
+    const char *at = instep_view_at(view, start);
+    for (size_t column = 0; column < width; column += INSTEP_COLUMNS) {
+        const size_t left = width - column, n = left < INSTEP_COLUMNS ? left : INSTEP_COLUMNS;
+        for (size_t k = 0; k < n; ++k, at += view->stride) {
+            __builtin_prefetch(
+                (const void *)((uintptr_t)at + ahead)); /* the same of the next block */
+            FN(load_run)(block[k], at, across, rows, (instep_dtype)view->dtype);
+        }
+        for (size_t row = 0; row < rows; ++row)
+            for (size_t k = 0; k < n; ++k) tile[row * width + column + k] = block[k][row];
+    }
+}
+
+/* FN(load) of a view that runs across. */
+static void FN(load_across)(REAL *restrict tile, const instep_view *view, size_t start,
+                            size_t count)
+{
+    const size_t width = (size_t)view->axes[view->ndim - 1];
+    while (count > 0) {
+        const size_t rows = instep_view_rows(view, start, count, INSTEP_ROWS);
+        const size_t run = rows > 1 ? rows * width : instep_view_run(view, start, count);
+        if (rows > 1) FN(load_rows)(tile, view, start, rows);
+        else FN(load)(tile, view, start, run);
+        tile += run;
+        start += run;
+        count -= run;
+    }
+}
+
 static inline void FN(to_real)(char *at, REAL value) { memcpy(at, &value, sizeof value); }
 
 static inline void FN(to_float)(char *at, REAL value)

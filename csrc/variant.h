@@ -21,18 +21,36 @@ static inline int is_ignored(const instep_loss_views *views, int64_t label)
 #undef REAL_BITS
 
 /* Sums take any storage: as float64 where the type is not one of the two computed in. */
-static double sum_squares(const instep_view *view, size_t start, size_t count, double scale)
+static void add_squares_of(double *lanes, const instep_view *view, size_t start, size_t count,
+                           double scale)
 {
     _Alignas(64) double tile[INSTEP_TILE];
-    double lanes[INSTEP_LANES] = {0};
-    if (view->dense && view->dtype == INSTEP_FLOAT32) {
-        add_squares_f32(lanes, (const float *)(const void *)view->data + start, count, scale);
-        return lane_sum(lanes);
-    }
     for (const size_t end = start + count; start < end; start += INSTEP_TILE) {
         const size_t n = end - start < INSTEP_TILE ? end - start : INSTEP_TILE;
         add_squares_f64(lanes, borrow_f64(view, start, n, tile), n, scale);
     }
+}
+
+/* The same by panels, of a view that runs across the walk. */
+APART static void add_squares_across(double *lanes, const instep_view *view, size_t start,
+                                     size_t count, double scale)
+{
+    _Alignas(64) double panel[INSTEP_PANEL / sizeof(double)];
+    for (const size_t end = start + count; start < end; start += INSTEP_PANEL / sizeof(double)) {
+        const size_t left = end - start, all = INSTEP_PANEL / sizeof(double);
+        const size_t n = left < all ? left : all;
+        load_across_f64(panel, view, start, n);
+        add_squares_f64(lanes, panel, n, scale);
+    }
+}
+
+static double sum_squares(const instep_view *view, size_t start, size_t count, double scale)
+{
+    double lanes[INSTEP_LANES] = {0};
+    if (view->dense && view->dtype == INSTEP_FLOAT32)
+        add_squares_f32(lanes, (const float *)(const void *)view->data + start, count, scale);
+    else if (instep_view_runs_across(view)) add_squares_across(lanes, view, start, count, scale);
+    else add_squares_of(lanes, view, start, count, scale);
     return lane_sum(lanes);
 }
 

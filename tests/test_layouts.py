@@ -81,6 +81,31 @@ def test_layouts_beyond_a_piece(layout, isa, dtype, rng, guarded):
     assert run(OPTIMIZERS["adamw"], param, strange)[0] == expected
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"clip_norm": 0.7},
+        {"ema_decay": 0.9, "zero_grads": True, "stats": True},
+        {"state_dtype": "8bit", "seed": 3},
+    ],
+    ids=" ".join,
+)
+@pytest.mark.parametrize("given", ["float16", "float32", "float64"])
+@pytest.mark.parametrize("shape", [(70, 300), (3, 45, 260), (17, 5000)])
+def test_transposed_gradients(shape, given, options, isa, dtype, rng):
+    """Read by panels of rows, which end at a matrix, at a piece and within a row."""
+    start, grads = values(rng, shape, dtype, 2)
+
+    def taken(lay):
+        found, reports = run(
+            OPTIMIZERS["adamw"], start.copy(), [lay(g.astype(given)) for g in grads], **options
+        )
+        return found, [report.grad_norm for report in reports], [r.stats for r in reports]
+
+    across = taken(lambda grad: grad.swapaxes(-1, -2).copy().swapaxes(-1, -2))
+    assert across == taken(lambda grad: grad)
+
+
 def test_many_axes(rng):
     """As many axes as NumPy has, ten of which cannot be merged with a neighbour."""
     shape = (2,) * 10 + (1,) * 54
