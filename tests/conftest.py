@@ -3,6 +3,7 @@
 import contextlib
 import importlib.util
 import os
+import signal
 import subprocess
 import sys
 import zlib
@@ -29,6 +30,14 @@ TOLERANCE = {np.dtype(np.float32): 2e-5, np.dtype(np.float64): 1e-11}
 SIZES = [0, 1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 33, 63, 64, 65, 127, 129, 1000, 4099]
 GUARD = 0xA5
 GUARD_BYTES = 256
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _interruptible():
+    """A shell has what it starts in the background ignore SIGINT, which tests raise."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @contextlib.contextmanager
