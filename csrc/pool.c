@@ -46,7 +46,8 @@ typedef pthread_cond_t condition;
 
 enum { MOST_WORKERS = 255, WORKER_SPINS = 1000, CALLER_SPINS = 4000 };
 
-/* Of a worker, which needs a tenth of it; musl's threads have 128 KB. */
+/* Of a worker, where the system does not give as much: a panel of step.h and what lies below it on
+ * the stack are 105 KB, and musl's threads have 128. */
 enum { STACK_BYTES = 1 << 20 };
 
 #define INSIDE UINT64_C(0xffff)

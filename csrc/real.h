@@ -28,7 +28,8 @@
 #ifndef ALWAYS_INLINE
 /* For functions that take a constant they must be compiled for: a function to call, an option. */
 #define ALWAYS_INLINE __attribute__((always_inline)) inline
-/* For large functions that are called from several places: one copy. */
+/* For large functions that are called from several places: one copy; and for those whose stack
+ * frame their callers should not carry. */
 #define APART __attribute__((noinline))
 /* For what is seldom run: small rather than fast. */
 #define SELDOM __attribute__((noinline, cold))

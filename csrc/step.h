@@ -151,7 +151,7 @@ APART static void FN(step_tiles)(const instep_leaf *leaf, size_t start, size_t c
     if (options->measure) memset(&lanes, 0, sizeof lanes);
     pass.by.in_rule = in_rule;
     if (leaf->words != 0 || leaf->nearest != 0) prepare_rounding(&pass.by, leaf, start, options);
-    if (!pass.scaled && instep_view_runs_across(&leaf->gradient))
+    if (!pass.scaled && instep_view_runs_across(&leaf->gradient, sizeof(REAL)))
         FN(update_panels)(&pass, start, start + count);
     else FN(update_tiles)(&pass, start, start + count, NULL);
     if (options->measure) *measures = FN(sum_up)(&lanes);

@@ -118,7 +118,7 @@ static void FN(load)(REAL *restrict tile, const instep_view *view, size_t start,
 }
 
 /* FN(load) of `rows` whole rows of a view that runs across: a block of columns after the other, so
- * that a cache line, which holds elements of several rows, is read once and written once. */
+ * that a cache line, which holds elements of several rows, is read once for all of them. */
 APART static void FN(load_rows)(REAL *restrict tile, const instep_view *view, size_t start,
                                 size_t rows)
 {
@@ -130,8 +130,7 @@ APART static void FN(load_rows)(REAL *restrict tile, const instep_view *view, si
     for (size_t column = 0; column < width; column += INSTEP_COLUMNS) {
         const size_t left = width - column, n = left < INSTEP_COLUMNS ? left : INSTEP_COLUMNS;
         for (size_t k = 0; k < n; ++k, at += view->stride) {
-            __builtin_prefetch(
-                (const void *)((uintptr_t)at + ahead)); /* the same of the next block */
+            __builtin_prefetch((const void *)((uintptr_t)at + ahead)); /* of the next block */
             FN(load_run)(block[k], at, across, rows, (instep_dtype)view->dtype);
         }
         for (size_t row = 0; row < rows; ++row)

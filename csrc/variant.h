@@ -49,7 +49,8 @@ static double sum_squares(const instep_view *view, size_t start, size_t count, d
     double lanes[INSTEP_LANES] = {0};
     if (view->dense && view->dtype == INSTEP_FLOAT32)
         add_squares_f32(lanes, (const float *)(const void *)view->data + start, count, scale);
-    else if (instep_view_runs_across(view)) add_squares_across(lanes, view, start, count, scale);
+    else if (instep_view_runs_across(view, sizeof(double)))
+        add_squares_across(lanes, view, start, count, scale);
     else add_squares_of(lanes, view, start, count, scale);
     return lane_sum(lanes);
 }

@@ -14,9 +14,17 @@ enum { INSTEP_TILE = 512 };
 /* Elements of a state in 8 bits that share a scale; divides INSTEP_TILE. */
 enum { INSTEP_BLOCK = 128 };
 
-/* Of a view that runs across: elements of its rows at least, rows and columns that are read
- * together, and the bytes of the panel that they are read into. */
-enum { INSTEP_WIDE = 256, INSTEP_ROWS = 32, INSTEP_COLUMNS = 16, INSTEP_PANEL = 65536 };
+/* Of a view that runs across: the least length of its rows, and the least bytes from one element of
+ * a row to the next; how many rows and columns are read together, the fewest rows that a panel must
+ * hold, and its bytes. */
+enum {
+    INSTEP_WIDE = 256,
+    INSTEP_FAR = 1024,
+    INSTEP_ROWS = 32,
+    INSTEP_COLUMNS = 16,
+    INSTEP_FEWEST_ROWS = 4,
+    INSTEP_PANEL = 65536
+};
 
 /* Bytes of a cache line, and of the longest vector. */
 enum { INSTEP_LINE = 64 };
@@ -79,13 +87,15 @@ static inline size_t instep_view_run(const instep_view *view, size_t index, size
 
 /* Do neighbours in memory lie in different rows, as in a transposed matrix, and so far apart that
  * the cache lines of a row are gone before the next row wants them? A row is a run of the innermost
- * axis. */
-static inline int instep_view_runs_across(const instep_view *view)
+ * axis. `size`: the bytes of an element in a panel. */
+static inline int instep_view_runs_across(const instep_view *view, size_t size)
 {
-    if (view->ndim < 2 || view->axes[view->ndim - 1] < INSTEP_WIDE) return 0;
+    if (view->ndim < 2) return 0;
+    const size_t width = (size_t)view->axes[view->ndim - 1];
     const intptr_t along = view->stride, across = view->axes[2 * view->ndim - 2];
     const intptr_t step = along < 0 ? -along : along;
-    return step >= INSTEP_LINE && (across < 0 ? -across : across) < step;
+    if (width < INSTEP_WIDE || width * INSTEP_FEWEST_ROWS > INSTEP_PANEL / size) return 0;
+    return step >= INSTEP_FAR && (across < 0 ? -across : across) < step;
 }
 
 /* How many whole rows of one matrix begin at `start`, at most `most` and `count` elements. */

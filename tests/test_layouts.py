@@ -91,19 +91,33 @@ def test_layouts_beyond_a_piece(layout, isa, dtype, rng, guarded):
     ids=" ".join,
 )
 @pytest.mark.parametrize("given", ["float16", "float32", "float64"])
-@pytest.mark.parametrize("shape", [(70, 300), (3, 45, 260), (17, 5000)])
-def test_transposed_gradients(shape, given, options, isa, dtype, rng):
+@pytest.mark.parametrize("shape", [(520, 300), (2, 513, 257), (640, 1800)])
+def test_transposed_gradients(shape, given, options, dtype, rng, guarded):
     """Read by panels of rows, which end at a matrix, at a piece and within a row."""
     start, grads = values(rng, shape, dtype, 2)
 
     def taken(lay):
-        found, reports = run(
-            OPTIMIZERS["adamw"], start.copy(), [lay(g.astype(given)) for g in grads], **options
-        )
+        laid = [lay(grad.astype(given)) for grad in grads]
+        found, reports = run(OPTIMIZERS["adamw"], start.copy(), laid, **options)
+        assert all(not grad.any() for grad in laid) == ("zero_grads" in options)
         return found, [report.grad_norm for report in reports], [r.stats for r in reports]
 
-    across = taken(lambda grad: grad.swapaxes(-1, -2).copy().swapaxes(-1, -2))
-    assert across == taken(lambda grad: grad)
+    expected = taken(np.copy)
+    assert taken(lambda grad: grad.swapaxes(-1, -2).copy().swapaxes(-1, -2)) == expected
+    assert taken(lambda grad: guarded.array(grad, layout="reversed_sliced_F")) == expected
+    guarded.check()
+
+
+@pytest.mark.parametrize("home", ["C", "F"])
+def test_gradients_across_the_parameter(home, isa, dtype, rng):
+    """Of the other order, and broadcast ones, on every instruction set."""
+    start, grads = values(rng, (520, 300), dtype, 2)
+    for grad in [grads[0], np.broadcast_to(grads[0][:1], start.shape)]:
+        along = np.array(grad, order=home)
+        across = np.asarray(grad, order="F" if home == "C" else "C")
+        expected = run(OPTIMIZERS["adamw"], start.copy(home), [along], clip_norm=0.7)
+        assert run(OPTIMIZERS["adamw"], start.copy(home), [across], clip_norm=0.7) == expected
+        assert run(OPTIMIZERS["adamw"], start.copy(home), [grad], clip_norm=0.7) == expected
 
 
 def test_many_axes(rng):

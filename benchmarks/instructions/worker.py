@@ -47,7 +47,11 @@ def _step(kind: str, shape: Shape, dtype: str, options: dict[str, Any], layout: 
     rng = np.random.default_rng(1)
     p = _aligned(rng.standard_normal(shape).astype(_dtype(dtype)))
     g = _aligned(np.abs(rng.standard_normal(shape)).astype(p.dtype))
-    if layout != "C":
+    if layout == "F, far apart":  # read by panels
+        room = np.empty((512, g.shape[1]), g.dtype, order="F")
+        room[: len(g)] = g
+        g = room[: len(g)]
+    elif layout != "C":
         g = laid_out(g, layout)
     opt = getattr(instep, kind)(p, threads=1, **options)
     return lambda: opt.step(g)
@@ -82,6 +86,10 @@ def _per_element() -> Iterator[tuple[str, Callable[[int], Call]]]:
             f"adam float32, gradient {layout}",
             lambda n, order=layout: _step("AdamW", (n // 64, 64), "float32", {}, order),
         )
+    yield (
+        "adam float32, gradient F of long rows",
+        lambda n: _step("AdamW", (n // 512, 512), "float32", {}, "F, far apart"),
+    )
     for name, options in _OPTIONS.items():
         yield f"adam float32, {name}", lambda n, o=options: _step("AdamW", (n,), "float32", o)
     for kind, loss in LOSSES.items():

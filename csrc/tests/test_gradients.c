@@ -1,5 +1,9 @@
 /* test_gradients.c: which gradients may be zeroed, and what a plan remembers of those it has seen.
  */
+#ifndef _WIN32
+#include <pthread.h>
+#endif
+
 #include "arena.h"
 
 static instep_array vector(float *data, const intptr_t *n, const intptr_t *stride)
@@ -160,12 +164,80 @@ static void test_gradients_over_averages(void)
     instep_plan_destroy(plan);
 }
 
+enum { HEIGHT = 300, WIDTH = 520 };
+
+static arena parameters[2], across;
+
+/* A step of sgd and the sum of squares, with a gradient of this layout. */
+static double step_with(arena *p, layout how, instep_dtype dtype, instep_dtype given, int at_end)
+{
+    double row[INSTEP_MAX_COEFFICIENTS] = {1, INFINITY, 0, 0.5};
+    arena_place(p, DENSE, dtype, HEIGHT, WIDTH, at_end);
+    arena_place(&across, how, given, HEIGHT, WIDTH, at_end);
+    for (intptr_t i = 0; i < HEIGHT; ++i)
+        for (intptr_t j = 0; j < WIDTH; ++j) {
+            put(arena_at(p, i, j), dtype, (double)(i - j));
+            put(arena_at(&across, i, j), given, (double)((i * 7 + j * 3) % 64));
+        }
+    instep_plan *plan = instep_plan_create(1);
+    if (plan == NULL || instep_plan_set_parameter(plan, 0, &p->array) != 0) exit(1);
+    instep_plan_set_rule(plan, 0, 0, NULL);
+    if (instep_plan_finish(plan) != 0) exit(1);
+    if (instep_plan_set_gradient(plan, 0, &across.array, 0) != 0) exit(1);
+    const double sum = instep_plan_sum_squares(plan, 1, 2);
+    instep_plan_step(plan, row, &(instep_step_options){.threads = 2});
+    instep_plan_destroy(plan);
+    return sum;
+}
+
+/* Panels of a transposed gradient: the values of the dense one, and no byte beside it is read. */
+static void test_transposed(void)
+{
+    static const instep_dtype given[] = {INSTEP_FLOAT32, INSTEP_FLOAT64, INSTEP_FLOAT16};
+    for (int k = 0; k < 2; ++k) arena_open(&parameters[k], HEIGHT * WIDTH * sizeof(double));
+    arena_open(&across, HEIGHT * WIDTH * sizeof(double));
+    for (int k = 0; k < 12; ++k) {
+        const instep_dtype dtype = k % 2 ? INSTEP_FLOAT64 : INSTEP_FLOAT32, g = given[k / 2 % 3];
+        const int at_end = k >= 6;
+        const double plain = step_with(&parameters[0], DENSE, dtype, g, at_end);
+        const double turned = step_with(&parameters[1], FORTRAN, dtype, g, at_end);
+        const size_t bytes = (size_t)(parameters[0].last - parameters[0].first);
+        check(plain == turned && memcmp(parameters[0].first, parameters[1].first, bytes) == 0 &&
+                  arena_intact(&across),
+              "a transposed %s gradient of %s", name_of(g), name_of(dtype));
+    }
+}
+
+#ifndef _WIN32
+static void *on_little_stack(void *unused)
+{
+    test_transposed();
+    return unused;
+}
+
+/* What musl gives a thread is enough. */
+static void test_little_stack(void)
+{
+    pthread_t thread;
+    pthread_attr_t attributes;
+    pthread_attr_init(&attributes);
+    pthread_attr_setstacksize(&attributes, 128 << 10);
+    check(pthread_create(&thread, &attributes, on_little_stack, NULL) == 0, "128 KB of stack");
+    pthread_join(thread, NULL);
+}
+#endif
+
 int main(void)
 {
     test_leaves_without_gradient();
     test_gradients_apart();
     test_gradients_that_come_and_go();
     test_gradients_over_averages();
+#if defined(_WIN32) || defined(__SANITIZE_ADDRESS__) /* whose frames are larger */
+    test_transposed();
+#else
+    test_little_stack();
+#endif
     printf("%d failures\n", failures);
     return failures > 0;
 }
