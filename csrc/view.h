@@ -18,7 +18,7 @@ enum { INSTEP_BLOCK = 128 };
  * a row to the next; how many rows and columns are read together, the fewest rows that a panel must
  * hold, and its bytes. */
 enum {
-    INSTEP_WIDE = 256,
+    INSTEP_WIDE = 512,
     INSTEP_FAR = 1024,
     INSTEP_ROWS = 32,
     INSTEP_COLUMNS = 16,
