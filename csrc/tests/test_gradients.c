@@ -208,7 +208,8 @@ static void test_transposed(void)
     }
 }
 
-#ifndef _WIN32
+#if !defined(_WIN32) && !defined(__SANITIZE_ADDRESS__) /* whose frames are larger */
+#define LITTLE_STACK
 static void *on_little_stack(void *unused)
 {
     test_transposed();
@@ -233,10 +234,10 @@ int main(void)
     test_gradients_apart();
     test_gradients_that_come_and_go();
     test_gradients_over_averages();
-#if defined(_WIN32) || defined(__SANITIZE_ADDRESS__) /* whose frames are larger */
-    test_transposed();
-#else
+#ifdef LITTLE_STACK
     test_little_stack();
+#else
+    test_transposed();
 #endif
     printf("%d failures\n", failures);
     return failures > 0;
