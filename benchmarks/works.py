@@ -205,9 +205,14 @@ def gradients(shapes: Any, step: int) -> list[Array]:
 
 
 def laid_out(array: Array, layout: str) -> Array:
-    """A copy in that layout: every second element of a larger array, or in Fortran order."""
+    """A copy in that layout: every second element of a larger array, or in Fortran order, `of long
+    rows`: the first of 512, so that neighbours in a row are far apart."""
     if layout == "F":
         return np.asfortranarray(array)
+    if layout == "F of long rows":
+        taller = np.zeros((512, *array.shape[1:]), array.dtype, order="F")
+        taller[: len(array)] = array
+        return taller[: len(array)]
     larger = np.zeros((*array.shape[:-1], 2 * array.shape[-1]), array.dtype)
     larger[..., ::2] = array
     return larger[..., ::2]

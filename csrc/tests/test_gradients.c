@@ -164,7 +164,8 @@ static void test_gradients_over_averages(void)
     instep_plan_destroy(plan);
 }
 
-enum { HEIGHT = 300, WIDTH = 520 };
+/* Read by panels in every type: 1 KB and more from one element of a row to the next. */
+enum { HEIGHT = 516, WIDTH = 520 };
 
 static arena parameters[2], across;
 
