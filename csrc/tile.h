@@ -144,7 +144,7 @@ static void FN(load_across)(REAL *restrict tile, const instep_view *view, size_t
 {
     const size_t width = (size_t)view->axes[view->ndim - 1];
     while (count > 0) {
-        const size_t rows = instep_view_rows(view, start, count, INSTEP_ROWS);
+        const size_t rows = instep_view_rows(view, start, count);
         const size_t run = rows > 1 ? rows * width : instep_view_run(view, start, count);
         if (rows > 1) FN(load_rows)(tile, view, start, rows);
         else FN(load)(tile, view, start, run);

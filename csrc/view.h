@@ -98,15 +98,14 @@ static inline int instep_view_runs_across(const instep_view *view, size_t size)
     return step >= INSTEP_FAR && (across < 0 ? -across : across) < step;
 }
 
-/* How many whole rows of one matrix begin at `start`, at most `most` and `count` elements. */
-static inline size_t instep_view_rows(const instep_view *view, size_t start, size_t count,
-                                      size_t most)
+/* How many whole rows of one matrix begin at `start`, at most INSTEP_ROWS and `count` elements. */
+static inline size_t instep_view_rows(const instep_view *view, size_t start, size_t count)
 {
     const size_t height = (size_t)view->axes[view->ndim - 2];
     const size_t width = (size_t)view->axes[view->ndim - 1];
     const size_t below = height - start / width % height, fit = count / width;
     if (start % width != 0) return 0;
-    if (most > below) most = below;
+    const size_t most = below < INSTEP_ROWS ? below : INSTEP_ROWS;
     return most < fit ? most : fit;
 }
 
