@@ -12,9 +12,9 @@ from instep._check import Array
 from instep.optim.extras import Extras, zero
 from instep.optim.forks import living
 from instep.optim.groups import Check, Group, Values, is_group_list
-from instep.optim.leaves import GRADIENT, RULES, Leaves, given
+from instep.optim.leaves import RULES, Leaves, given
 from instep.optim.membership import Membership
-from instep.optim.memory import Factory, FactoryOption
+from instep.optim.memory import Factory, FactoryOption, NewArrays
 from instep.optim.norm import clips, count_unusable, gradient_norm, unusable
 from instep.optim.options import Option
 from instep.optim.precision import Masters
@@ -129,7 +129,8 @@ class Optimizer(Membership, Masters, Extras, StoredStates):
         """
         with self._steady.lock:
             if self._buffers is None:
-                self._buffers = [leaf.new_array(GRADIENT) for leaf in self._leaves.all]
+                new = NewArrays(None)
+                self._buffers = [leaf.new_gradient(new) for leaf in self._leaves.all]
             return self._nested(self._buffers)
 
     def _flatten(self, grads: Any) -> list[Any]:

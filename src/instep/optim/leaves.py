@@ -11,7 +11,7 @@ from instep import _check, _core
 from instep._check import Array
 from instep.optim import averages, precision, storage
 from instep.optim.groups import Group, Values
-from instep.optim.memory import Factory, NewArrays, zeros_like
+from instep.optim.memory import Factory, NewArrays
 from instep.tree import Structure
 
 Coefficients = Callable[[Values], tuple[float, ...]]
@@ -58,15 +58,18 @@ class Leaf:
     def has_master(self) -> bool:
         return self.parameter is not self.given
 
-    def new_array(self, stream: int) -> Array:
-        """Zeros of the parameter's shape and of `dtype`, dense in the parameter's memory order."""
+    def _new(self, new: NewArrays, name: str, stream: int) -> Array:
+        """An array of the parameter's shape and of `dtype`."""
         address = None if self.dtype == self.parameter.dtype else 0
-        return zeros_like(self.parameter, stream, self.dtype, address)
+        return new.make(f"{self.name}.{name}", self.parameter, self.dtype, stream, address)
 
     def new_average(self, new: NewArrays) -> Array:
         """Room for its moving average."""
-        array = new.ask(f"{self.name}.ema", self.parameter, self.dtype)
-        return self.new_array(AVERAGE) if array is None else array
+        return self._new(new, "ema", AVERAGE)
+
+    def new_gradient(self, new: NewArrays) -> Array:
+        """Room for its gradient."""
+        return self._new(new, "grad", GRADIENT)
 
     def written(self) -> Iterator[tuple[str, Array]]:
         """Everything that a step writes, with its name for messages."""

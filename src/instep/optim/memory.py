@@ -16,6 +16,7 @@ _LINE = 64  # bytes of a cache line
 _PAGE = 4096
 _APART = 768  # bytes between streams within a page
 _LARGE = 16 * _PAGE  # where a page more is nothing
+_FIRST, _MOST = 4 * _PAGE, 1 << 22  # bytes for small arrays; NumPy asks for huge pages from 4 MB on
 
 
 def quiet() -> Any:
@@ -33,24 +34,35 @@ def _as_walked(array: Array, order: list[int]) -> Array:
     return array if order == sorted(order) else array.transpose(np.argsort(order))
 
 
-def zeros_like(
-    like: Array, stream: int, dtype: np.dtype[Any] | None = None, address: int | None = None
-) -> Array:
-    """Zeros of the shape (and dtype) of `like`, dense in its memory order.
+class _Small:
+    """Zeros for arrays of at most a page, one behind the other: thousands lie in few pages."""
 
-    They lie relative to cache lines as `address` does, by default that of `like`: csrc/step.h
-    starts its vectors where the parameter's lines start. Large arrays lie `stream` times _APART
-    further in their page: stores and loads that agree in the last 12 bits of the address can
-    wait for each other."""
-    dtype = like.dtype if dtype is None else dtype
-    address = like.ctypes.data if address is None else address
-    order = walk_order(like)
-    large = like.size * dtype.itemsize >= _LARGE
+    def __init__(self) -> None:
+        self._room = np.zeros(0, np.uint8)
+        self._address = self._used = 0
+
+    def zeros(self, size: int, dtype: np.dtype[Any], address: int) -> Array:
+        """So many, that lie relative to cache lines as `address` does, but for what it lacks of
+        their alignment."""
+        address -= address % dtype.itemsize
+        start = self._used + (address - self._address - self._used) % _LINE
+        if start + size * dtype.itemsize > self._room.size:
+            self._room = np.zeros(min(max(_FIRST, 2 * self._room.size), _MOST), np.uint8)
+            self._address = self._room.ctypes.data
+            start = (address - self._address) % _LINE
+        self._used = start + size * dtype.itemsize
+        return self._room[start : self._used].view(dtype)
+
+
+def _zeros(size: int, dtype: np.dtype[Any], address: int, stream: int) -> Array:
+    """In memory of their own. Large arrays lie `stream` times _APART further in their page than
+    `address`: stores and loads that agree in the last 12 bits of the address can wait for each
+    other."""
+    large = size * dtype.itemsize >= _LARGE
     unit, offset = (_PAGE, _APART * stream) if large else (_LINE, 0)
-    room = np.zeros(like.size + unit // dtype.itemsize, dtype)
+    room = np.zeros(size + unit // dtype.itemsize, dtype)
     skip = (address + offset - room.ctypes.data) % unit // dtype.itemsize
-    zeros = room[skip : skip + like.size].reshape([like.shape[axis] for axis in order])
-    return _as_walked(zeros, order)
+    return room[skip : skip + size]
 
 
 class NewArrays:
@@ -61,18 +73,40 @@ class NewArrays:
     def __init__(self, factory: Factory | None) -> None:
         self.factory = factory
         self._asked: list[tuple[str, Array]] = []
+        self._small = _Small()
 
-    def ask(
-        self, name: str, like: Array, dtype: np.dtype[Any], dense: bool = False
-    ) -> Array | None:
-        """The factory's array of the shape of `like`, walked in its order; None: make one.
+    def make(
+        self,
+        name: str,
+        like: Array,
+        dtype: np.dtype[Any],
+        stream: int,
+        address: int | None = None,
+        dense: bool = False,
+    ) -> Array:
+        """An array of the shape of `like`, walked in its order: the factory's, or dense zeros.
 
-        Nothing is asked for arrays without elements: no file can be mapped to them. `dense`: its
-        elements must follow each other."""
-        if self.factory is None or like.size == 0:
-            return None
+        The zeros lie relative to cache lines as `address` does, by default that of `like`:
+        csrc/step.h starts its vectors where the parameter's lines start. `stream`: a number that
+        the arrays of a step do not share. `dense`: elements of the factory's array must follow
+        each other, too. It is not asked for arrays without elements: no file can be mapped to
+        them."""
         order = walk_order(like)
         shape = tuple([like.shape[axis] for axis in order])
+        if self.factory is not None and like.size > 0:
+            return _as_walked(self._asked_for(name, shape, dtype, dense), order)
+        address = like.ctypes.data if address is None else address
+        if like.size * dtype.itemsize <= _PAGE:
+            zeros = self._small.zeros(like.size, dtype, address)
+        else:
+            zeros = _zeros(like.size, dtype, address, stream)
+        return _as_walked(zeros.reshape(shape), order)
+
+    def _asked_for(
+        self, name: str, shape: tuple[int, ...], dtype: np.dtype[Any], dense: bool
+    ) -> Array:
+        """The factory's array, if it is one that can be used."""
+        assert self.factory is not None
         array = self.factory(name, shape, dtype)
         call = f"state_factory({name!r}, {shape}, {dtype})"
         _check_returned(call, array, shape, dtype)
@@ -82,7 +116,7 @@ class NewArrays:
                 f"{array.strides}), as states in 16 and 8 bits must be"
             )
         self._asked.append((f"what state_factory returned for {name!r}", array))
-        return _as_walked(array, order)
+        return array
 
     def check(self, present: Named) -> None:
         """Refuse arrays of the factory that share memory with each other or with what is there."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from instep._check import is_bfloat16
-from instep.optim.memory import Factory, NewArrays, quiet, zeros_like
+from instep.optim.memory import Factory, NewArrays, quiet
 from instep.optim.parts import Part
 
 if TYPE_CHECKING:
@@ -40,11 +40,8 @@ def add_masters(
                     "bfloat16, or use master=True"
                 )
         return
-    masters = []
-    for leaf in low:
-        master = new.ask(f"{leaf.name}.master", leaf.given, MASTER)
-        # At the start of a line or page; the user's array has another spacing anyway.
-        masters.append(zeros_like(leaf.given, 0, MASTER, 0) if master is None else master)
+    # At the start of a line or page; the user's array has another spacing anyway.
+    masters = [new.make(f"{leaf.name}.master", leaf.given, MASTER, 0, 0) for leaf in low]
     written = [pair for leaf in present for pair in leaf.written()]
     new.check([*written, *((leaf.path, leaf.given) for leaf in leaves)])
     for leaf, master in zip(low, masters, strict=True):

@@ -11,7 +11,7 @@ import numpy as np
 
 from instep import _check, _core
 from instep._check import Array
-from instep.optim.memory import NewArrays, quiet, walk_order, zeros_like
+from instep.optim.memory import NewArrays, quiet, walk_order
 from instep.optim.options import Option
 from instep.optim.parts import Part
 
@@ -83,12 +83,10 @@ def new_state(
     """Room for a state and its scales, if it has any; zeros unless it is a factory's."""
     made = {}
     for part, (like, dtype) in _parts(leaf, name, state_dtype).items():
-        array = new.ask(f"{leaf.name}.{part}", like, dtype, dense=state_dtype in _ROUNDED)
-        if array is None:
-            # As the parameter lies, if it is used as it is.
-            address = None if dtype == leaf.parameter.dtype and like is leaf.parameter else 0
-            array = zeros_like(like, stream, dtype, address)
-        made[part] = array
+        # As the parameter lies, if it is used as it is.
+        address = None if dtype == leaf.parameter.dtype and like is leaf.parameter else 0
+        dense = state_dtype in _ROUNDED
+        made[part] = new.make(f"{leaf.name}.{part}", like, dtype, stream, address, dense)
     return made
 
 
