@@ -7,6 +7,7 @@ median ratio over the rounds. While one runs, all the others are asleep, which i
 
 import json
 import os
+import random
 import statistics
 import subprocess
 import sys
@@ -199,9 +200,9 @@ def race(entrants: list[Process], into: Race, rounds: int, batch: float) -> None
         process.wait_until_asleep()
     running = [process for process in entrants if process.name in times]
     for turn in range(rounds):
-        # Another one begins each round, so that nobody always has the same place.
-        first = turn % len(running) if running else 0
-        for process in running[first:] + running[:first]:
+        # In another order each round, so that nobody always has the same place, nor the pages that
+        # the same one freed before.
+        for process in random.Random(turn).sample(running, len(running)):
             result = results[process.name]
             if result.trouble:
                 continue
