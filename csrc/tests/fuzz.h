@@ -10,6 +10,7 @@
 #include "arena.h"
 
 enum { AXES = 4, ROOM = 1 << 20, FEW = 1500, MANY = 48000, RECORD = 1 << 10, LONGEST_CASE = 4096 };
+enum { WIDE_ROW = 512, FAR = 1024 }; /* where view.h says that an array runs across the walk */
 
 /* The fuzzer's way to fail. */
 #define require(condition, ...)                                                     \
@@ -67,10 +68,11 @@ typedef struct {
 } extent;
 
 /* How an array lies: its axes from the outermost, the gaps and signs of their strides, a stride of
- * 0, bytes between and off alignment, and at which guard page. */
+ * 0, bytes between and off alignment, whether the outermost strides far, and at which guard page.
+ */
 typedef struct {
     int order[AXES], gap[AXES], back[AXES], still[AXES];
-    int odd, at_end;
+    int odd, far, at_end;
 } placing;
 
 typedef struct {
@@ -99,16 +101,20 @@ static inline void limit(extent *e, size_t most)
         }
 }
 
-/* Few elements, but for one case in 32 enough for several threads. */
+/* Few elements, but for one case in 32 enough for several threads, and for one long rows. */
 static inline extent some_extent(input *in)
 {
     static const intptr_t long_ones[] = {127, 128, 129, 512, 513, 1000, 16385, 40000};
     extent e = {.ndim = choose(in, AXES + 1)};
     const int special = choose(in, 32);
     for (int axis = 0; axis < e.ndim; ++axis) e.length[axis] = (choose(in, 20) + 1) % 20;
-    if (special > 26 && e.ndim > 0)
+    if (special == 30 && e.ndim > 1) {
+        e.length[e.ndim - 1] = WIDE_ROW + choose(in, 256);
+        e.length[e.ndim - 2] = 1 + choose(in, 40);
+    } else if (special > 26 && e.ndim > 0) {
         e.length[choose(in, e.ndim)] = long_ones[special == 31 ? 6 + choose(in, 2) : choose(in, 6)];
-    limit(&e, special == 31 ? MANY : FEW);
+    }
+    limit(&e, special >= 30 ? MANY : FEW);
     return e;
 }
 
@@ -128,6 +134,7 @@ static inline placing some_placing(input *in, int ndim, int broadcast)
         p.back[axis] = signs >> axis & 1;
         p.still[axis] = broadcast && (signs >> (4 + axis) & 3) == 3;
     }
+    p.far = gaps >> 7 & 1;
     p.odd = one_in(in, 3);
     p.at_end = choose(in, 2);
     return p;
@@ -143,7 +150,9 @@ static inline void lay(slab *s, const extent *of, instep_dtype dtype, const plac
     intptr_t unit = size + odd;
     for (int k = of->ndim - 1; k >= 0; --k) {
         const int axis = how->order[k];
-        const intptr_t stride = unit * (gaps ? 1 + how->gap[axis] : 1);
+        intptr_t stride = unit * (gaps ? 1 + how->gap[axis] : 1);
+        if (how->far && k == 0 && stride < FAR && of->length[axis] * (FAR + odd) < ROOM)
+            stride = FAR + odd;
         if (how->still[axis]) {
             s->strides[axis] = 0;
         } else {

@@ -6,6 +6,7 @@
 #include "twins.h"
 
 enum { SIZE = 4099, LINES = 23, MOST_CLASSES = 1000, BYTES = 8 * LINES * MOST_CLASSES };
+enum { ROWS = 11, WIDTH = 515, APART = 1024 }; /* of a gradient that runs across the walk */
 
 static const instep_dtype types[] = {INSTEP_FLOAT32, INSTEP_FLOAT64, INSTEP_FLOAT16,
                                      INSTEP_BFLOAT16};
@@ -123,6 +124,32 @@ static void print_rule(int rule, instep_dtype dtype)
     for (int k = 0; k < INSTEP_MAX_COEFFICIENTS; ++k) hash = mix(hash, row[k]);
     instep_plan_destroy(plan);
     print_hash(instep_rule_name(rule), name_of(dtype), hash);
+}
+
+/* A step with a gradient that runs across the walk, and the sum of its squares. */
+static void print_across(instep_dtype dtype, instep_dtype given)
+{
+    static _Alignas(64) char memory[WIDTH * APART];
+    const double row[INSTEP_MAX_COEFFICIENTS] = {0.75, 6, 0, 0.25};
+    const intptr_t strides[] = {size_of(given), APART};
+    char name[64];
+    shape_block(&pred, dtype, ROWS, WIDTH);
+    fill_block(&pred, EIGHTHS, 1, 3);
+    for (intptr_t i = 0; i < ROWS * WIDTH; ++i) {
+        const double value = held(given, number_in(UNIT, i, 2));
+        put(memory + i / WIDTH * strides[0] + i % WIDTH * APART, given, value);
+    }
+    const instep_array across = {memory, pred.shape, strides, 2, given};
+    instep_plan *plan = instep_plan_create(1);
+    if (plan == NULL || instep_plan_set_parameter(plan, 0, &pred.array) != 0) exit(1);
+    instep_plan_set_rule(plan, 0, 0, NULL); /* sgd */
+    if (instep_plan_finish(plan) != 0) exit(1);
+    if (instep_plan_set_gradient(plan, 0, &across, 1) != 0) exit(1);
+    const uint64_t hash = mix(1, instep_plan_sum_squares(plan, 0.75, 1));
+    instep_plan_step(plan, row, &(instep_step_options){.threads = 1});
+    instep_plan_destroy(plan);
+    snprintf(name, sizeof name, "gradient across, %s", name_of(given));
+    print_hash(name, name_of(dtype), mix_block(hash, &pred));
 }
 
 /* Steps of one leaf whose states are stored, or whose parameter is a bfloat16. 8-bit: signed. */
@@ -351,6 +378,8 @@ int main(int count, char **arguments)
             print_stored(rule, types[k], INSTEP_BFLOAT16);
             print_stored(rule, types[k], INSTEP_INT8);
         }
+    for (int k = 0; k < 2; ++k)
+        for (int given = 0; given < 4; ++given) print_across(types[k], types[given]);
     for (int k = 0; k < 2; ++k) {
         print_extras(types[k], INSTEP_FLOAT16);
         print_extras(types[k], INSTEP_BFLOAT16);
