@@ -26,6 +26,8 @@ class Record(NamedTuple):
 
 
 def task_of(task: Any) -> Recorded:
+    if isinstance(task, Recorded):
+        return task
     work = getattr(task, "work", None)
     return Recorded(task.elements, task.traffic, len(work.shapes) if work is not None else 1)
 
