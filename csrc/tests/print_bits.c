@@ -6,7 +6,7 @@
 #include "twins.h"
 
 enum { SIZE = 4099, LINES = 23, MOST_CLASSES = 1000, BYTES = 8 * LINES * MOST_CLASSES };
-enum { ROWS = 11, WIDTH = 515, APART = 1024 }; /* of a gradient that runs across the walk */
+enum { HEIGHT = 11, WIDTH = 515, APART = 1024 }; /* of a gradient that runs across the walk */
 
 static const instep_dtype types[] = {INSTEP_FLOAT32, INSTEP_FLOAT64, INSTEP_FLOAT16,
                                      INSTEP_BFLOAT16};
@@ -133,9 +133,9 @@ static void print_across(instep_dtype dtype, instep_dtype given)
     const double row[INSTEP_MAX_COEFFICIENTS] = {0.75, 6, 0, 0.25};
     const intptr_t strides[] = {size_of(given), APART};
     char name[64];
-    shape_block(&pred, dtype, ROWS, WIDTH);
+    shape_block(&pred, dtype, HEIGHT, WIDTH);
     fill_block(&pred, EIGHTHS, 1, 3);
-    for (intptr_t i = 0; i < ROWS * WIDTH; ++i) {
+    for (intptr_t i = 0; i < HEIGHT * WIDTH; ++i) {
         const double value = held(given, number_in(UNIT, i, 2));
         put(memory + i / WIDTH * strides[0] + i % WIDTH * APART, given, value);
     }
