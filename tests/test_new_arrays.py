@@ -3,7 +3,6 @@
 from itertools import pairwise
 
 import numpy as np
-import pytest
 
 import instep
 
@@ -27,14 +26,13 @@ def pages(arrays):
     return {page for low, high in ends for page in range(low // PAGE, (high - 1) // PAGE + 1)}
 
 
-@pytest.mark.parametrize("count", [10, 3000])
-def test_small_arrays_lie_together(count):
-    params = [np.ones(100, np.float32) for _ in range(count)]
+def test_small_arrays_lie_together():
+    params = [np.ones(100, np.float32) for _ in range(3000)]
     opt = stepped(params, ema_decay=0.9)
     for arrays in (arrays_of(opt), opt.ema, opt.grads):
         needed = sum(a.nbytes for a in arrays) / PAGE
-        # A line lost to alignment each, and the ends of the first of the blocks of memory.
-        assert len(pages(arrays)) < needed * (1 + LINE / 400) + 14
+        # A line lost to alignment each, and the two ends of each of ten blocks of memory.
+        assert len(pages(arrays)) < needed * (1 + LINE / 400) + 20
 
 
 def any_parameters():

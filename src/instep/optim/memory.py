@@ -16,7 +16,8 @@ _LINE = 64  # bytes of a cache line
 _PAGE = 4096
 _APART = 768  # bytes between streams within a page
 _LARGE = 16 * _PAGE  # where a page more is nothing
-_FIRST, _MOST = 4 * _PAGE, 1 << 22  # bytes for small arrays; NumPy asks for huge pages from 4 MB on
+_SMALL = _PAGE // 2  # two of a page would agree in the last 12 bits of their addresses
+_BLOCK = 1 << 23  # bytes for small arrays; NumPy asks for huge pages from 4 MB on
 
 
 def quiet() -> Any:
@@ -35,23 +36,26 @@ def _as_walked(array: Array, order: list[int]) -> Array:
 
 
 class _Small:
-    """Zeros for arrays of at most a page, one behind the other: thousands lie in few pages."""
+    """Zeros for small arrays, one behind the other: thousands lie in few pages, large ones where
+    the system has them. A block of memory lives as long as one of its arrays."""
 
     def __init__(self) -> None:
-        self._room = np.zeros(0, np.uint8)
+        self._block = np.zeros(0, np.uint8)
         self._address = self._used = 0
 
     def zeros(self, size: int, dtype: np.dtype[Any], address: int) -> Array:
-        """So many, that lie relative to cache lines as `address` does, but for what it lacks of
-        their alignment."""
+        """`size` zeros that lie in a cache line as `address` does, rounded down to a multiple of
+        their itemsize."""
         address -= address % dtype.itemsize
+        needed = size * dtype.itemsize
         start = self._used + (address - self._address - self._used) % _LINE
-        if start + size * dtype.itemsize > self._room.size:
-            self._room = np.zeros(min(max(_FIRST, 2 * self._room.size), _MOST), np.uint8)
-            self._address = self._room.ctypes.data
+        if start + needed > self._block.size:
+            grown = 2 * self._block.size if self._block.size < _LARGE else _BLOCK
+            self._block = np.zeros(max(needed + _LINE, grown), np.uint8)
+            self._address = self._block.ctypes.data
             start = (address - self._address) % _LINE
-        self._used = start + size * dtype.itemsize
-        return self._room[start : self._used].view(dtype)
+        self._used = start + needed
+        return self._block[start : self._used].view(dtype)
 
 
 def _zeros(size: int, dtype: np.dtype[Any], address: int, stream: int) -> Array:
@@ -96,7 +100,7 @@ class NewArrays:
         if self.factory is not None and like.size > 0:
             return _as_walked(self._asked_for(name, shape, dtype, dense), order)
         address = like.ctypes.data if address is None else address
-        if like.size * dtype.itemsize <= _PAGE:
+        if like.size * dtype.itemsize <= _SMALL:
             zeros = self._small.zeros(like.size, dtype, address)
         else:
             zeros = _zeros(like.size, dtype, address, stream)
