@@ -200,9 +200,11 @@ def race(entrants: list[Process], into: Race, rounds: int, batch: float) -> None
         process.wait_until_asleep()
     running = [process for process in entrants if process.name in times]
     for turn in range(rounds):
-        # In another order each round, so that nobody always has the same place, nor the pages that
-        # the same one freed before.
-        for process in random.Random(turn).sample(running, len(running)):
+        # Another one begins each round, and the others follow in any order: nobody always has the
+        # same place, nor the pages that the same one freed before.
+        first = turn % len(running) if running else 0
+        others = running[:first] + running[first + 1 :]
+        for process in running[first : first + 1] + random.sample(others, len(others)):
             result = results[process.name]
             if result.trouble:
                 continue

@@ -16,7 +16,7 @@ def raced(work, seconds, kind="adamw", threads=1):
 
 
 def kept(races, path):
-    record.save(record.Record({"isa": "avx2"}, {"steps": races}), path)
+    record.save(record.Record({"isa": "avx2; wide"}, {"steps": races}), path)
     return record.load(path)
 
 
@@ -31,6 +31,7 @@ def test_a_merged_record_says_what_its_parts_said(tmp_path):
         record.task_of(works.STEPS["adamw", name]) for name in ("10000x100", "gpt2")
     ]
     assert found[0].ours.median() == 4e-3
+    assert both.about == {"isa": "avx2; wide"}
 
 
 def test_of_a_race_in_two_records_the_last_counts(tmp_path):
@@ -42,12 +43,18 @@ def test_of_a_race_in_two_records_the_last_counts(tmp_path):
     assert race.ours.median() == 2e-5
 
 
+def test_the_fastest_peer_is_the_one_of_the_lowest_ratio():
+    times = {"instep": [1.0, 2.0, 4.0], "torch fused": [1.1, 2.2, 4.4], "numba": [3.0, 1.9, 3.8]}
+    assert marks.fastest(raced("64K", times)).name == "numba"  # by median times torch fused
+
+
 @pytest.mark.parametrize(
     ("peer", "found", "hit"),
     [
         ([1.1, 1.0, 1.2], 1.1, True),
         ([0.9, 0.8, 1.3], 1.0, True),  # 1 lies within the quartiles: not shown to be behind
         ([0.9, 0.8, 0.95], 0.9, False),
+        ([0.9, 0.8, 1.05], 0.9, False),  # 0.975 is the upper one
     ],
 )
 def test_behind_is_what_the_quartiles_show(peer, found, hit):

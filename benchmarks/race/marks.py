@@ -70,10 +70,14 @@ def all_of(races: Races) -> list[Judgement]:
 
 
 def fastest(race: Race, names: tuple[str, ...] = _BEST) -> Result | None:
-    """The fastest of these contenders that has times; of all peers, if it is not said which."""
+    """The fastest of these contenders that has times, by their ratio to instep's if that has any;
+    of all peers, if it is not said which."""
     results = race.peers if names == _BEST else [race.result(name) for name in names]
     timed = [result for result in results if result is not None]
-    return min(timed, key=Result.median, default=None)
+    ours = race.ours
+    if ours is None:
+        return min(timed, key=Result.median, default=None)
+    return min(timed, key=lambda one: statistics.median(one.ratios(ours)), default=None)
 
 
 def _of_steps(races: list[Race]) -> Iterator[Judgement]:

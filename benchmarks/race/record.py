@@ -69,11 +69,11 @@ def load(path: Path) -> Record:
 
 def merged(records: list[Record]) -> Record:
     """One record of all; of a race that is in several, the last one."""
-    about: dict[str, str] = {}
+    texts: dict[str, dict[str, None]] = {}
     for record in records:
         for name, text in record.about.items():
-            parts = about.get(name, "").split("; ") if name in about else []
-            about[name] = "; ".join([*parts, text] if text not in parts else parts)
+            texts.setdefault(name, {})[text] = None
+    about = {name: "; ".join(different) for name, different in texts.items()}
     races: dict[str, dict[tuple[str, str, int], Race]] = {}
     for record in records:
         for name, found in record.races.items():
