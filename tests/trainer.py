@@ -41,6 +41,12 @@ def snapshot(opt):
     return opt.steps, states, given, masters, averages, options, len(opt.param_groups)
 
 
+def walks(opt):
+    """The order of the axes in memory, of each parameter."""
+    params = [a for group in opt.param_groups for a in leaves(group["params"])]
+    return [sorted(range(a.ndim), key=lambda axis: -abs(a.strides[axis])) for a in params]
+
+
 def gradients(params, number, missing, how="fine"):
     """A list of lists, one per group. `missing`: bits of the leaves that have none."""
     rng, found, place = np.random.default_rng(number), [], 0
@@ -316,9 +322,23 @@ class Trainer:
         old, before = self.opt, snapshot(self.opt)
         self.opt = copy.deepcopy(old) if by == "deepcopy" else pickle.loads(pickle.dumps(old))
         self.params = [list(group["params"]) for group in self.opt.param_groups]
-        assert snapshot(self.opt) == before
+        found, expected = snapshot(self.opt), before
+        if old.state_dtype == "8bit" and walks(old) != walks(self.opt):
+            self._check_rounded_anew(old)
+            found, expected = found[:1] + found[2:], before[:1] + before[2:]
+        assert found == expected
         self.opt.step(gradients(self.params, 1, 0))
         assert snapshot(old) == before
+
+    def _check_rounded_anew(self, old):
+        """What pickle lays out in another order has other blocks: 8-bit states are near."""
+        assert list(self.opt.state) == list(old.state)
+        for name in old.state:
+            entry, found = old.decoded_state(name), self.opt.decoded_state(name)
+            assert list(found) == list(entry) and found.pop("step") == entry.pop("step")
+            for key, values in entry.items():
+                most = STORED["8bit"] * np.abs(values).max(initial=0)
+                assert np.abs(found[key] - values).max(initial=0) <= most
 
     def swap(self, fail=False):
         if self.opt.ema_decay is None:
