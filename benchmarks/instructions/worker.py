@@ -17,7 +17,8 @@ from benchmarks.works import LOSSES, RULES, Loss, Shape, laid_out
 
 SHORT, LONG = 2048, 6144  # elements; multiples of every block and tile
 FEW = 10  # elements, where the call is what counts
-WARM, CALLS = 3, 2  # calls before counting, and counted
+# Calls before counting, until Python has specialized its code for them, and counted.
+WARM, CALLS = 20, 2
 CALLS_ON_FEW = 20  # counted where the call itself is what counts
 Call = Callable[[], Any]
 
