@@ -7,6 +7,7 @@ from importlib.util import find_spec
 
 import numpy as np
 import pytest
+from conftest import walk_order
 
 import instep
 from instep import _atomic
@@ -23,7 +24,7 @@ def memory_order(array):
     """Axes by stride; equal for arrays that lie alike."""
     if array.flags.c_contiguous:
         return "C"
-    return sorted(range(array.ndim), key=lambda axis: -abs(array.strides[axis]))
+    return walk_order(array)
 
 
 def assert_same(found, expected, place="value"):

@@ -229,6 +229,11 @@ def average_error(found, expected, start, decay):
     return float(np.max(np.abs(found.astype(np.float64) - expected)) / bound)
 
 
+def walk_order(array):
+    """The axes by falling |stride|, as a step walks them."""
+    return sorted(range(array.ndim), key=lambda axis: -abs(array.strides[axis]))
+
+
 def bits(array):
     """The elements' bytes in C order, whatever the layout."""
     return np.ascontiguousarray(array).tobytes()  # as it lies, NumPy 2.0 takes 32 axes only

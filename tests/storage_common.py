@@ -2,6 +2,7 @@
 
 import numpy as np
 import reference_storage as twin
+from conftest import walk_order
 
 import instep
 from instep import _core
@@ -19,8 +20,7 @@ def rows_without_difference(rows):
 
 def walk(array):
     """Its elements in the order in which blocks run: by falling |stride|."""
-    axes = sorted(range(array.ndim), key=lambda axis: -abs(array.strides[axis]))
-    return array.transpose(axes).ravel()
+    return array.transpose(walk_order(array)).ravel()
 
 
 def codes_of(opt, name, state):

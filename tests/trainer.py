@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import reference
-from conftest import ISAS, Guarded, bits, leaves, on_isa
+from conftest import ISAS, Guarded, bits, leaves, on_isa, walk_order
 
 import instep
 
@@ -43,8 +43,7 @@ def snapshot(opt):
 
 def walks(opt):
     """The order of the axes in memory, of each parameter."""
-    params = [a for group in opt.param_groups for a in leaves(group["params"])]
-    return [sorted(range(a.ndim), key=lambda axis: -abs(a.strides[axis])) for a in params]
+    return [walk_order(a) for group in opt.param_groups for a in leaves(group["params"])]
 
 
 def gradients(params, number, missing, how="fine"):

@@ -7,10 +7,10 @@
 #ifndef INSTEP_TESTS_FUZZ_H
 #define INSTEP_TESTS_FUZZ_H
 
+#include "../view.h"
 #include "arena.h"
 
 enum { AXES = 4, ROOM = 1 << 20, FEW = 1500, MANY = 48000, RECORD = 1 << 10, LONGEST_CASE = 4096 };
-enum { WIDE_ROW = 512, FAR = 1024 }; /* where view.h says that an array runs across the walk */
 
 /* The fuzzer's way to fail. */
 #define require(condition, ...)                                                     \
@@ -111,7 +111,7 @@ static inline extent some_extent(input *in)
         e.ndim = 3;
         e.length[0] = 1 + choose(in, 2);
         e.length[1] = 1 + choose(in, 24);
-        e.length[2] = WIDE_ROW + choose(in, 256);
+        e.length[2] = INSTEP_WIDE + choose(in, 256);
     } else if (special > 26 && e.ndim > 0) {
         e.length[choose(in, e.ndim)] = long_ones[special == 31 ? 6 + choose(in, 2) : choose(in, 6)];
     }
@@ -157,8 +157,9 @@ static inline void lay(slab *s, const extent *of, instep_dtype dtype, const plac
     for (int k = of->ndim - 1; k >= 0; --k) {
         const int axis = how->order[k];
         intptr_t stride = unit * (gaps ? 1 + how->gap[axis] : 1);
-        if (how->far && k == 0 && stride < FAR && of->length[axis] * (FAR + odd) < ROOM)
-            stride = FAR + odd;
+        if (how->far && k == 0 && stride < INSTEP_FAR &&
+            of->length[axis] * (INSTEP_FAR + odd) < ROOM)
+            stride = INSTEP_FAR + odd;
         if (how->still[axis]) {
             s->strides[axis] = 0;
         } else {

@@ -3,10 +3,11 @@
  * Usage: print_bits [level]. All levels and all machines must print the same; NaN counts as NaN.
  * The data come from an integer generator: ordinary numbers among zeros of both signs, subnormals,
  * infinities and numbers near the ends of the range. */
+#include "../view.h"
 #include "twins.h"
 
 enum { SIZE = 4099, LINES = 23, MOST_CLASSES = 1000, BYTES = 8 * LINES * MOST_CLASSES };
-enum { HEIGHT = 11, WIDTH = 515, APART = 1024 }; /* of a gradient that runs across the walk */
+enum { HEIGHT = 11, WIDTH = INSTEP_WIDE + 3 }; /* of a gradient that runs across the walk */
 
 static const instep_dtype types[] = {INSTEP_FLOAT32, INSTEP_FLOAT64, INSTEP_FLOAT16,
                                      INSTEP_BFLOAT16};
@@ -90,6 +91,13 @@ static int count_names(const char *list)
     return count;
 }
 
+static instep_plan *plan_of_pred(void)
+{
+    instep_plan *plan = instep_plan_create(1);
+    if (plan == NULL || instep_plan_set_parameter(plan, 0, &pred.array) != 0) exit(1);
+    return plan;
+}
+
 /* Three steps of one leaf, each with another type of gradient; then the sum of its squares. */
 static void print_rule(int rule, instep_dtype dtype)
 {
@@ -105,8 +113,7 @@ static void print_rule(int rule, instep_dtype dtype)
     }
     for (int k = 0; k < count_names(instep_rule_coefficients(rule)); ++k)
         row[k] = k == 1 ? 6 : 0.03125 + (double)(bits_at((uint64_t)k, 9) >> 40) * 0x1p-25;
-    instep_plan *plan = instep_plan_create(1);
-    if (plan == NULL || instep_plan_set_parameter(plan, 0, &pred.array) != 0) exit(1);
+    instep_plan *plan = plan_of_pred();
     instep_plan_set_rule(plan, 0, rule, arrays);
     if (instep_plan_finish(plan) != 0) exit(1);
     instep_plan_set_row(plan, 0, 0);
@@ -129,19 +136,18 @@ static void print_rule(int rule, instep_dtype dtype)
 /* A step with a gradient that runs across the walk, and the sum of its squares. */
 static void print_across(instep_dtype dtype, instep_dtype given)
 {
-    static _Alignas(64) char memory[WIDTH * APART];
+    static _Alignas(64) char memory[WIDTH * INSTEP_FAR];
     const double row[INSTEP_MAX_COEFFICIENTS] = {0.75, 6, 0, 0.25};
-    const intptr_t strides[] = {size_of(given), APART};
+    const intptr_t strides[] = {size_of(given), INSTEP_FAR};
     char name[64];
     shape_block(&pred, dtype, HEIGHT, WIDTH);
     fill_block(&pred, EIGHTHS, 1, 3);
     for (intptr_t i = 0; i < HEIGHT * WIDTH; ++i) {
         const double value = held(given, number_in(UNIT, i, 2));
-        put(memory + i / WIDTH * strides[0] + i % WIDTH * APART, given, value);
+        put(memory + i / WIDTH * strides[0] + i % WIDTH * INSTEP_FAR, given, value);
     }
     const instep_array across = {memory, pred.shape, strides, 2, given};
-    instep_plan *plan = instep_plan_create(1);
-    if (plan == NULL || instep_plan_set_parameter(plan, 0, &pred.array) != 0) exit(1);
+    instep_plan *plan = plan_of_pred();
     instep_plan_set_rule(plan, 0, 0, NULL); /* sgd */
     if (instep_plan_finish(plan) != 0) exit(1);
     if (instep_plan_set_gradient(plan, 0, &across, 1) != 0) exit(1);
@@ -173,8 +179,7 @@ static void print_stored(int rule, instep_dtype dtype, instep_dtype stored)
     }
     for (int k = 0; k < INSTEP_MAX_COEFFICIENTS; ++k)
         row[k] = k == 1 ? 6 : 0.25 + (double)(bits_at((uint64_t)k, 9) >> 40) * 0x1p-25;
-    instep_plan *plan = instep_plan_create(1);
-    if (plan == NULL || instep_plan_set_parameter(plan, 0, &pred.array) != 0) exit(1);
+    instep_plan *plan = plan_of_pred();
     instep_plan_set_rule(plan, 0, rule, arrays);
     instep_plan_set_scales(plan, 0, units);
     if (instep_plan_finish(plan) != 0) exit(1);
@@ -203,8 +208,7 @@ static void print_extras(instep_dtype dtype, instep_dtype narrow)
     shape_block(&average, dtype, 1, SIZE);
     shape_block(&copied, narrow, 1, SIZE);
     fill_block(&average, EIGHTHS, 2, 5);
-    instep_plan *plan = instep_plan_create(1);
-    if (plan == NULL || instep_plan_set_parameter(plan, 0, &pred.array) != 0) exit(1);
+    instep_plan *plan = plan_of_pred();
     instep_plan_set_rule(plan, 0, 0, NULL); /* sgd */
     instep_plan_set_average(plan, 0, &average.array);
     instep_plan_set_copy(plan, 0, &copied.array);
