@@ -60,8 +60,7 @@ class Leaf:
 
     def _new(self, new: NewArrays, name: str, stream: int) -> Array:
         """An array of the parameter's shape and of `dtype`."""
-        address = None if self.dtype == self.parameter.dtype else 0
-        return new.make(f"{self.name}.{name}", self.parameter, self.dtype, stream, address)
+        return new.make(f"{self.name}.{name}", self.parameter, self.dtype, stream)
 
     def new_average(self, new: NewArrays) -> Array:
         """Room for its moving average."""

@@ -85,21 +85,21 @@ class NewArrays:
         like: Array,
         dtype: np.dtype[Any],
         stream: int,
-        address: int | None = None,
         dense: bool = False,
     ) -> Array:
         """An array of the shape of `like`, walked in its order: the factory's, or dense zeros.
 
-        The zeros lie relative to cache lines as `address` does, by default that of `like`:
-        csrc/step.h starts its vectors where the parameter's lines start. `stream`: a number that
-        the arrays of a step do not share. `dense`: elements of the factory's array must follow
+        Zeros of the dtype of `like` lie relative to cache lines as that does: csrc/step.h starts
+        its vectors where the parameter's lines start. Others have another spacing anyway, and
+        begin where a line does. `stream`: a number that the arrays of a step do not share.
+        `dense`: elements of the factory's array must follow
         each other, too. It is not asked for arrays without elements: no file can be mapped to
         them."""
         order = walk_order(like)
         shape = tuple([like.shape[axis] for axis in order])
         if self.factory is not None and like.size > 0:
             return _as_walked(self._asked_for(name, shape, dtype, dense), order)
-        address = like.ctypes.data if address is None else address
+        address = like.ctypes.data if dtype == like.dtype else 0
         if like.size * dtype.itemsize <= _SMALL:
             zeros = self._small.zeros(like.size, dtype, address)
         else:

@@ -40,8 +40,7 @@ def add_masters(
                     "bfloat16, or use master=True"
                 )
         return
-    # At the start of a line or page; the user's array has another spacing anyway.
-    masters = [new.make(f"{leaf.name}.master", leaf.given, MASTER, 0, 0) for leaf in low]
+    masters = [new.make(f"{leaf.name}.master", leaf.given, MASTER, 0) for leaf in low]
     written = [pair for leaf in present for pair in leaf.written()]
     new.check([*written, *((leaf.path, leaf.given) for leaf in leaves)])
     for leaf, master in zip(low, masters, strict=True):

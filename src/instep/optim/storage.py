@@ -70,7 +70,7 @@ def _parts(leaf: Leaf, name: str, state_dtype: str | None) -> dict[str, tuple[Ar
     """The arrays that make up a state: name -> an array of its shape and walk, and its dtype."""
     like = leaf.parameter
     if state_dtype == "8bit":
-        blocks = np.broadcast_to(np.float32(0), -(-like.size // BLOCK))
+        blocks = np.broadcast_to(np.False_, -(-like.size // BLOCK))  # a shape alone
         return {name: (like, _code_dtype(name)), scale_name(name): (blocks, _FLOAT32)}
     if state_dtype == "bfloat16":
         return {name: (like, bfloat16())}
@@ -83,10 +83,8 @@ def new_state(
     """Room for a state and its scales, if it has any; zeros unless it is a factory's."""
     made = {}
     for part, (like, dtype) in _parts(leaf, name, state_dtype).items():
-        # As the parameter lies, if it is used as it is.
-        address = None if dtype == leaf.parameter.dtype and like is leaf.parameter else 0
         dense = state_dtype in _ROUNDED
-        made[part] = new.make(f"{leaf.name}.{part}", like, dtype, stream, address, dense)
+        made[part] = new.make(f"{leaf.name}.{part}", like, dtype, stream, dense)
     return made
 
 
