@@ -1,7 +1,6 @@
 """Times a whole step, with what loops do around the update, and steps with smaller states."""
 
 import argparse
-import statistics
 import sys
 from collections.abc import Iterator
 
@@ -82,11 +81,10 @@ def _compared(races: list[Race]) -> Iterator[tuple[Race, Result, float, float | 
     for race in races:
         if race.ours is None or not race.peers:
             continue
-        fastest = min(race.peers, key=Result.median)
+        fastest = race.fastest(race.peers)
         for peer in race.peers:
             if peer is fastest or peer.name == BITSANDBYTES:
-                ratio = statistics.median(peer.ratios(race.ours))
-                yield race, peer, ratio, _marks(race, peer)
+                yield race, peer, peer.ratio(race.ours), _marks(race, peer)
 
 
 def judged(races: list[Race]) -> list[Judgement]:

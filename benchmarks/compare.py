@@ -7,7 +7,6 @@ where 1 lies outside of the quartiles; a race of a revision with itself shows wh
 import argparse
 import dataclasses
 import io
-import statistics
 import subprocess
 import sys
 import tarfile
@@ -88,10 +87,9 @@ def _verdicts(races: list[Race]) -> str:
         old = race.result(OLD)
         if race.ours is None or old is None:
             continue
-        ratios = old.ratios(race.ours)
-        low, high = np.quantile(ratios, [0.25, 0.75])
+        low, high = old.quartiles(race.ours)
         word = "faster" if low > 1 else "SLOWER" if high < 1 else ""
-        place = race.kind, race.work, race.threads, f"{statistics.median(ratios):.3f}"
+        place = race.kind, race.work, race.threads, f"{old.ratio(race.ours):.3f}"
         lines.append(_LINE.format(*place, f"({low:.2f}-{high:.2f})", word).rstrip())
     return "\n".join(lines)
 

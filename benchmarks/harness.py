@@ -18,6 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from benchmarks.contenders import CEILING, OURS, OURS_IN_PLACE, Contenders
 from benchmarks.works import ROOT
 
@@ -153,6 +155,14 @@ class Result:
         """This time over that of `base`, round by round."""
         return [mine / its for mine, its in zip(self.seconds, base.seconds, strict=True)]
 
+    def ratio(self, base: "Result") -> float:
+        """Their median."""
+        return statistics.median(self.ratios(base))
+
+    def quartiles(self, base: "Result") -> tuple[float, float]:
+        low, high = np.quantile(self.ratios(base), [0.25, 0.75])
+        return float(low), float(high)
+
 
 @dataclass
 class Race:
@@ -186,6 +196,13 @@ class Race:
         others = (OURS, OURS_IN_PLACE, CEILING)
         return [r for r in self.results if r.seconds and r.name not in others]
 
+    def fastest(self, results: list[Result]) -> Result | None:
+        """The one of these with the lowest ratio to instep's times, if there are any."""
+        ours = self.ours
+        if ours is None:
+            return None
+        return min(results, key=lambda result: result.ratio(ours), default=None)
+
 
 def race(entrants: list[Process], into: Race, rounds: int, batch: float) -> None:
     """Verify everyone at the task, then time them in turn."""
@@ -202,9 +219,9 @@ def race(entrants: list[Process], into: Race, rounds: int, batch: float) -> None
     for turn in range(rounds):
         # Another one begins each round, and the others follow in any order: nobody always has the
         # same place, nor the pages that the same one freed before.
-        first = turn % len(running) if running else 0
-        others = running[:first] + running[first + 1 :]
-        for process in running[first : first + 1] + random.sample(others, len(others)):
+        order = random.sample(running, len(running))
+        order.sort(key=lambda process: process is not running[turn % len(running)])
+        for process in order:
             result = results[process.name]
             if result.trouble:
                 continue

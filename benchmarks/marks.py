@@ -1,6 +1,5 @@
 """What the losses are to reach against the fastest peer, and whether they did."""
 
-import statistics
 from typing import NamedTuple
 
 from benchmarks.contenders import IN_PLACE
@@ -54,7 +53,7 @@ roofline: its time over that of instep out=, as it writes into a given buffer to
 def _ratio(result: Result | None, ours: Result | None) -> float | None:
     if result is None or ours is None:
         return None
-    return statistics.median(result.ratios(ours))
+    return result.ratio(ours)
 
 
 def _like_for_like(race: Race) -> tuple[float, str]:

@@ -9,8 +9,6 @@ from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
 
-import numpy as np
-
 import instep
 from benchmarks.contenders import OURS
 from benchmarks.harness import Race, Result, usable_cpus
@@ -77,10 +75,10 @@ class Table:
         for race in races:
             if race.ours is None or not race.peers:
                 continue
-            fastest = min(race.peers, key=Result.median)
-            ratio = statistics.median(fastest.ratios(race.ours))
+            fastest = race.fastest(race.peers)
+            assert fastest is not None
             place = self._place(race.kind, race.work, race.threads, fastest.name)
-            lines.append(f"{place}{ratio:>8.2f}")
+            lines.append(f"{place}{fastest.ratio(race.ours):>8.2f}")
         return "\n".join(["fastest peer of each work, and its ratio:", *lines]) if lines else ""
 
     def _place(self, kind: str, work: str, threads: object, contender: str) -> str:
@@ -113,10 +111,9 @@ def _row(race: Race, result: Result) -> str:
     cells.append(f"{traffic / seconds / 1e9:.1f}" if traffic else "-")
     ratio, spread, share = "-", "", "-"
     if race.ours is not None:
-        ratios = result.ratios(race.ours)
-        ratio = f"{statistics.median(ratios):.2f}"
+        ratio = f"{result.ratio(race.ours):.2f}"
         if result.name != OURS:
-            low, high = np.quantile(ratios, [0.25, 0.75])
+            low, high = result.quartiles(race.ours)
             spread = f"({low:.2f}-{high:.2f})"
     if race.ceiling is not None and elements >= _LEAST_FOR_CEILING:
         shares = race.ceiling.ratios(result)

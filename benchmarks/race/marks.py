@@ -4,11 +4,8 @@ The marks of the losses are in `benchmarks.marks`, those of the pipeline in
 `benchmarks.bench_pipeline`; here are those of steps and of whole training.
 """
 
-import statistics
 from collections.abc import Iterator
 from typing import NamedTuple
-
-import numpy as np
 
 from benchmarks import bench_pipeline, marks
 from benchmarks.harness import Race, Result
@@ -70,14 +67,9 @@ def all_of(races: Races) -> list[Judgement]:
 
 
 def fastest(race: Race, names: tuple[str, ...] = _BEST) -> Result | None:
-    """The fastest of these contenders that has times, by their ratio to instep's if that has any;
-    of all peers, if it is not said which."""
+    """The fastest of these contenders that has times; of all peers, if it is not said which."""
     results = race.peers if names == _BEST else [race.result(name) for name in names]
-    timed = [result for result in results if result is not None]
-    ours = race.ours
-    if ours is None:
-        return min(timed, key=Result.median, default=None)
-    return min(timed, key=lambda one: statistics.median(one.ratios(ours)), default=None)
+    return race.fastest([result for result in results if result is not None])
 
 
 def _of_steps(races: list[Race]) -> Iterator[Judgement]:
@@ -91,10 +83,8 @@ def _judged(race: Race, mark: Mark) -> Iterator[Judgement]:
     peer = fastest(race, mark.against)
     if race.ours is None or peer is None:
         return
-    ratios = peer.ratios(race.ours)
-    found = statistics.median(ratios)
-    behind = mark.least == 1.0 and found < 1.0
-    if behind and np.quantile(ratios, 0.75) >= 1.0:
+    found = peer.ratio(race.ours)
+    if mark.least == 1.0 and found < 1.0 and peer.quartiles(race.ours)[1] >= 1.0:
         found = 1.0  # not shown to be behind
     yield Judgement(race.kind, race.work, race.threads, peer.name, found, mark.least)
 

@@ -1,6 +1,5 @@
 """The results as a page of Markdown."""
 
-import statistics
 from collections.abc import Iterator
 
 from benchmarks.contenders import CEILING, OURS, OURS_IN_PLACE
@@ -75,7 +74,7 @@ def _ratio(race: Race, name: str) -> str:
     result = race.result(name)
     if result is None or race.ours is None:
         return _time(result)
-    text = f"{statistics.median(result.ratios(race.ours)):.2f}"
+    text = f"{result.ratio(race.ours):.2f}"
     best = marks.fastest(race)
     return f"**{text}**" if best is result and name != OURS_IN_PLACE else text
 
@@ -83,7 +82,7 @@ def _ratio(race: Race, name: str) -> str:
 def _share(race: Race) -> str:
     if race.ceiling is None or race.ours is None or race.task.elements < _LEAST_FOR_CEILING:
         return "-"
-    return f"{100 * statistics.median(race.ceiling.ratios(race.ours)):.0f} %"
+    return f"{100 * race.ceiling.ratio(race.ours):.0f} %"
 
 
 def _absent(races: list[Race]) -> str:

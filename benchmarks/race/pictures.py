@@ -1,6 +1,5 @@
 """The results drawn: how far ahead of the best peer, how close to the limit, how cost grows."""
 
-import statistics
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +37,7 @@ def _bars(races: Races) -> Any:
         for race in found:
             best = fastest(race)
             if race.ours is not None and best is not None:
-                ratio = statistics.median(best.ratios(race.ours))
+                ratio = best.ratio(race.ours)
                 label = f"{race.kind}  {race.work}  {race.threads} thr.  ({best.name})"
                 bars.append((label, ratio, name))
     if not bars:
